@@ -1,0 +1,1 @@
+//! The load generator, its reports and the side-by-side harness.

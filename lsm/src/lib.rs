@@ -1,0 +1,1 @@
+//! The storage engine of a shard: grid, tables, trees, forest, compaction beats.

@@ -1,0 +1,1 @@
+//! The storage node: connections, replica, shards, protocols, control plane.

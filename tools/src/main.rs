@@ -1,0 +1,3 @@
+//! The `quorate` command: argument parsing and presentation, nothing else.
+
+fn main() {}

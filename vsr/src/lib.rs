@@ -1,0 +1,1 @@
+//! Viewstamped Replication as a pure state machine, with the journal and superblock it needs.

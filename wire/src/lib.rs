@@ -1,0 +1,1 @@
+//! What replicas, nodes and clients share: headers, operations, results, errors, checksums.
