@@ -1,1 +1,3 @@
 //! The storage node: connections, replica, shards, protocols, control plane.
+
+pub mod config;

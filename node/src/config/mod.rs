@@ -1,0 +1,267 @@
+//! The settings of a running node, typed and checked.
+//!
+//! [`Layers`] finds each setting's text and where it came from; [`Config::new`] turns all of them
+//! into types at once and refuses the first that is wrong, naming setting, value and origin. What
+//! `format` fixes for good (shards, journal size, limits …) is not here: it is read from the
+//! superblock, and a node cannot be started with other values.
+//!
+//! Rules that span settings are checked here too, so that a node either starts as configured or
+//! says why not before it has opened anything: a listener beyond loopback needs `insecure`, as
+//! long as clients cannot prove who they are.
+
+pub mod layers;
+pub mod units;
+
+pub use layers::{Layers, Origin, Resolved};
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+/// What a core does when nothing is runnable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Idle {
+    /// Sleep in the ring at once.
+    Sleep,
+    /// Poll for this long first: quicker wake-ups for a busy processor.
+    Spin(Duration),
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For a terminal.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Settings as types.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where Redis clients connect.
+    pub resp: SocketAddr,
+    /// Where metrics, health and status are served.
+    pub http: SocketAddr,
+    /// Processors to pin cores to, in order; `None`: as many as the process may use.
+    pub cores: Option<Vec<usize>>,
+    /// Keep shards off core 0; `None`: from four cores on.
+    pub dedicated_replica_core: Option<bool>,
+    /// Bytes of page cache, all shards together.
+    pub cache_bytes: u64,
+    /// Connections served at once.
+    pub clients_max: u32,
+    /// Keep memory out of swap.
+    pub lock_memory: bool,
+    /// What an idle core does.
+    pub idle: Idle,
+    /// Least level logged.
+    pub log_level: tracing::Level,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+}
+
+/// Why settings were refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A layer cannot be used at all.
+    #[error(transparent)]
+    Layer(#[from] layers::LayerError),
+    /// A value is not of its setting's type.
+    #[error("`{key}` = `{text}` (from {origin}): {problem}")]
+    Value {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        text: String,
+        /// Where the value came from.
+        origin: Origin,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A listener is open to the network and nobody has said that this is meant.
+    #[error(
+        "`{key}` = {address} listens beyond loopback, and clients are not authenticated: anybody \
+         who can connect can read and write everything. Listen on 127.0.0.1, or give --insecure"
+    )]
+    Exposed {
+        /// The setting.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
+}
+
+impl Config {
+    /// Types and checks every setting.
+    pub fn new(layers: &Layers) -> Result<Config, ConfigError> {
+        let config = Config {
+            resp: typed(layers, "resp", address)?,
+            http: typed(layers, "http", address)?,
+            cores: typed(layers, "cores", cores)?,
+            dedicated_replica_core: typed(layers, "dedicated_replica_core", |text| match text {
+                "auto" => Ok(None),
+                text => yes_or_no(text).map(Some),
+            })?,
+            cache_bytes: typed(layers, "cache", |text| {
+                units::parse_size(text).map_err(|error| error.to_string())
+            })?,
+            clients_max: typed(layers, "clients_max", |text| match text.parse() {
+                Ok(0) | Err(_) => Err("must be a whole number from 1".to_owned()),
+                Ok(clients) => Ok(clients),
+            })?,
+            lock_memory: typed(layers, "lock_memory", yes_or_no)?,
+            idle: typed(layers, "idle", idle)?,
+            log_level: typed(layers, "log", |text| {
+                text.parse().map_err(|_| "must be error, warn, info, debug or trace".to_owned())
+            })?,
+            log_format: typed(layers, "log_format", |text| match text {
+                "human" => Ok(LogFormat::Human),
+                "json" => Ok(LogFormat::Json),
+                _ => Err("must be human or json".to_owned()),
+            })?,
+        };
+        if !typed(layers, "insecure", yes_or_no)? {
+            for (key, address) in [("resp", config.resp), ("http", config.http)] {
+                if !address.ip().is_loopback() {
+                    return Err(ConfigError::Exposed { key, address });
+                }
+            }
+        }
+        Ok(config)
+    }
+}
+
+/// One setting through its parser; a problem gets the setting's name, text and origin.
+fn typed<T>(
+    layers: &Layers,
+    name: &'static str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<T, ConfigError> {
+    let Resolved { text, origin } = layers.resolve(name);
+    parse(text.trim()).map_err(|problem| ConfigError::Value { key: name, text, origin, problem })
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let mut found = text
+        .to_socket_addrs()
+        .map_err(|error| format!("must be host:port, as in 127.0.0.1:6400 ({error})"))?;
+    found.next().ok_or_else(|| "resolves to no address".to_owned())
+}
+
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" | "true" | "1" => Ok(true),
+        "no" | "false" | "0" => Ok(false),
+        _ => Err("must be yes or no".to_owned()),
+    }
+}
+
+fn idle(text: &str) -> Result<Idle, String> {
+    match text.split_once(':') {
+        None if text == "sleep" => Ok(Idle::Sleep),
+        Some(("spin", duration)) => {
+            let duration = units::parse_duration(duration).map_err(|error| error.to_string())?;
+            Ok(Idle::Spin(duration))
+        }
+        _ => Err("must be sleep or spin:DURATION, as in spin:200us".to_owned()),
+    }
+}
+
+/// Highest processor number accepted: beyond it a range is a typing mistake.
+const PROCESSOR_MAX: usize = 4095;
+
+fn cores(text: &str) -> Result<Option<Vec<usize>>, String> {
+    if text == "auto" {
+        return Ok(None);
+    }
+    let expected = || "must be auto or processors, as in 0-3,6".to_owned();
+    let number = |text: &str| text.trim().parse::<usize>().map_err(|_| expected());
+    let mut processors = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = match part.split_once('-') {
+            Some((first, last)) => (number(first)?, number(last)?),
+            None => (number(part)?, number(part)?),
+        };
+        if first > last || last > PROCESSOR_MAX {
+            return Err(expected());
+        }
+        processors.extend(first..=last);
+    }
+    let mut unique = processors.clone();
+    unique.sort_unstable();
+    unique.dedup();
+    if unique.len() != processors.len() {
+        return Err("names a processor twice".to_owned());
+    }
+    Ok(Some(processors))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(flags: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let mut layers = Layers::default();
+        for (name, text) in flags {
+            layers.set_flag(name, *text);
+        }
+        Config::new(&layers)
+    }
+
+    #[test]
+    fn defaults_are_a_working_configuration() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.resp.port(), 6400);
+        assert_eq!(config.http.port(), 7480);
+        assert_eq!(config.cores, None);
+        assert_eq!(config.dedicated_replica_core, None);
+        assert_eq!(config.idle, Idle::Sleep);
+        assert!(config.lock_memory);
+    }
+
+    #[test]
+    fn cores_are_lists_and_ranges() {
+        let cores = |text| config(&[("cores", text)]).map(|config| config.cores);
+        assert_eq!(cores("0").unwrap(), Some(vec![0]));
+        assert_eq!(cores("0-2,6").unwrap(), Some(vec![0, 1, 2, 6]));
+        for wrong in ["", "a", "3-1", "0,0", "0-1,1", "0-99999999999", "-1"] {
+            let error = cores(wrong).unwrap_err().to_string();
+            assert!(error.contains("`cores`") && error.contains("flag"), "{error}");
+        }
+    }
+
+    #[test]
+    fn beyond_loopback_needs_a_word() {
+        let error = config(&[("resp", "0.0.0.0:6400")]).unwrap_err();
+        assert!(matches!(error, ConfigError::Exposed { key: "resp", .. }));
+        assert!(error.to_string().contains("--insecure"));
+        let error = config(&[("http", "[::]:7480")]).unwrap_err();
+        assert!(matches!(error, ConfigError::Exposed { key: "http", .. }));
+        config(&[("resp", "0.0.0.0:6400"), ("insecure", "yes")]).unwrap();
+        config(&[("resp", "localhost:0"), ("http", "[::1]:0")]).unwrap();
+    }
+
+    #[test]
+    fn wrong_values_name_setting_value_and_origin() {
+        for (key, text) in [
+            ("resp", "nowhere"),
+            ("cache", "lots"),
+            ("clients_max", "0"),
+            ("lock_memory", "maybe"),
+            ("idle", "spin"),
+            ("idle", "spin:5"),
+            ("log", "loud"),
+            ("log_format", "xml"),
+            ("dedicated_replica_core", "perhaps"),
+        ] {
+            let error = config(&[(key, text)]).unwrap_err().to_string();
+            assert!(error.contains(key) && error.contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn idle_may_spin() {
+        let config = config(&[("idle", "spin:200us")]).unwrap();
+        assert_eq!(config.idle, Idle::Spin(Duration::from_micros(200)));
+    }
+}
