@@ -1,1 +1,13 @@
-//! The load generator, its reports and the side-by-side harness.
+//! The load generator, its reports, and the measurements of what a machine can do.
+//!
+//! | module | what it measures |
+//! | --- | --- |
+//! | [`load`] | a running node (or any Redis) over RESP: `quorate bench run` |
+//! | [`workload`], [`ledger`] | which keys and values, and what of them was acknowledged |
+//! | [`report`] | what is printed and saved |
+//! | [`host`] | what it ran on |
+
+pub mod host;
+pub mod ledger;
+pub mod report;
+pub mod workload;
