@@ -6,6 +6,7 @@ mod fatal;
 mod file;
 pub mod fs;
 mod net;
+pub mod sim;
 mod time;
 
 pub use buffer::{Buffer, BufferPool, Frozen};
