@@ -1,0 +1,298 @@
+//! What a node says about itself: the model behind `/status`, `quorate status` and the gauges.
+//!
+//! Cores answer a question with a [`CoreReport`], a copy of their numbers at that moment; the
+//! control plane puts the reports of all cores together into one [`Status`]. The reports are not
+//! taken at one instant: a commit number may be ahead of a shard's applied op by what happened
+//! between two answers, and no field is used to decide anything.
+//!
+//! The JSON form is an interface: `cluster`, `view`, `primary` and `replicas` with `replica`,
+//! `address`, `state`, `role`, `op`, `commit`, `checkpoint` are fixed, because scripts rely on
+//! them; other fields may be added, none may change its meaning.
+
+use crate::metrics::Snapshot;
+use crate::metrics::text::Gauge;
+use serde::Serialize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// What a node does as a whole. Shared by all threads; written by the main one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum Phase {
+    /// Reads its superblock and replays its journal; clients are told `LOADING`.
+    Loading = 0,
+    /// Serves reads and writes.
+    Serving = 1,
+    /// Finishes what it has accepted; accepts nothing more.
+    Stopping = 2,
+}
+
+/// The phase, readable from every thread.
+#[derive(Debug, Clone, Default)]
+pub struct PhaseCell(Arc<AtomicU8>);
+
+impl PhaseCell {
+    /// The phase now.
+    pub fn get(&self) -> Phase {
+        match self.0.load(Ordering::Acquire) {
+            0 => Phase::Loading,
+            1 => Phase::Serving,
+            _ => Phase::Stopping,
+        }
+    }
+
+    /// Moves on to a later phase; never goes back.
+    pub fn advance(&self, phase: Phase) {
+        self.0.fetch_max(phase as u8, Ordering::AcqRel);
+    }
+}
+
+/// A shard's numbers.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShardReport {
+    /// Which shard.
+    pub shard: u16,
+    /// The core it lives on.
+    pub core: u16,
+    /// The last op applied.
+    pub applied: u64,
+    /// Bytes in its memtables.
+    pub memtable_bytes: u64,
+    /// Grid blocks in use.
+    pub grid_blocks_used: u64,
+    /// Grid blocks that the format-time limit allows.
+    pub grid_blocks_max: u64,
+}
+
+/// The replica's numbers.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReplicaReport {
+    /// This replica's number.
+    pub replica: u8,
+    /// Its view.
+    pub view: u32,
+    /// The highest op in its log.
+    pub op: u64,
+    /// The highest op committed.
+    pub commit: u64,
+    /// The op of its last durable checkpoint.
+    pub checkpoint: u64,
+    /// Log time: the timestamp of the last committed op, nanoseconds since the epoch.
+    pub log_time_ns: u64,
+}
+
+/// One core's answer.
+#[derive(Debug, Clone)]
+pub struct CoreReport {
+    /// Which core.
+    pub core: u16,
+    /// Its counters and latencies.
+    pub metrics: Snapshot,
+    /// Its shards.
+    pub shards: Vec<ShardReport>,
+    /// The replica, on the core that has it.
+    pub replica: Option<ReplicaReport>,
+    /// Tasks that held the core longer than the stall threshold.
+    pub stalls: u64,
+}
+
+/// What stays the same while a node runs.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The cluster's number.
+    pub cluster: u128,
+    /// This replica's number.
+    pub replica: u8,
+    /// Where Redis clients connect.
+    pub resp: String,
+}
+
+#[derive(Debug, Serialize)]
+struct ReplicaStatus {
+    replica: u8,
+    address: String,
+    state: &'static str,
+    role: &'static str,
+    op: u64,
+    commit: u64,
+    checkpoint: u64,
+    log_time_ns: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct CoreStatus {
+    core: u16,
+    connections: u64,
+    commands: u64,
+    stalls: u64,
+}
+
+/// The node at a glance.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    cluster: u128,
+    view: u32,
+    primary: Option<u8>,
+    phase: Phase,
+    version: &'static str,
+    replicas: Vec<ReplicaStatus>,
+    cores: Vec<CoreStatus>,
+    shards: Vec<ShardReport>,
+}
+
+impl Status {
+    /// Puts the cores' reports together.
+    pub fn new(identity: &Identity, phase: Phase, reports: &[CoreReport]) -> Status {
+        let replica = reports.iter().find_map(|report| report.replica.as_ref());
+        let serving = phase == Phase::Serving;
+        let mut shards: Vec<_> = reports.iter().flat_map(|report| report.shards.clone()).collect();
+        shards.sort_by_key(|shard| shard.shard);
+        Status {
+            cluster: identity.cluster,
+            view: replica.map_or(0, |replica| replica.view),
+            primary: serving.then_some(identity.replica),
+            phase,
+            version: env!("CARGO_PKG_VERSION"),
+            replicas: vec![ReplicaStatus {
+                replica: identity.replica,
+                address: identity.resp.clone(),
+                state: if serving { "normal" } else { "recovering" },
+                role: if serving { "primary" } else { "backup" },
+                op: replica.map_or(0, |replica| replica.op),
+                commit: replica.map_or(0, |replica| replica.commit),
+                checkpoint: replica.map_or(0, |replica| replica.checkpoint),
+                log_time_ns: replica.map_or(0, |replica| replica.log_time_ns),
+            }],
+            cores: reports.iter().map(CoreStatus::new).collect(),
+            shards,
+        }
+    }
+
+    /// As JSON, one line.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("numbers and texts are always representable")
+    }
+}
+
+impl CoreStatus {
+    fn new(report: &CoreReport) -> CoreStatus {
+        use crate::metrics::Counter;
+        CoreStatus {
+            core: report.core,
+            connections: report.metrics.get(Counter::ConnectionsOpen),
+            commands: report.metrics.get(Counter::Commands),
+            stalls: report.stalls,
+        }
+    }
+}
+
+/// The gauges that are computed from reports.
+pub fn gauges(phase: Phase, reports: &[CoreReport]) -> Vec<Gauge> {
+    let replica = reports.iter().find_map(|report| report.replica.as_ref());
+    let of_replica = |name, help, value: fn(&ReplicaReport) -> u64| Gauge {
+        name,
+        help,
+        values: replica.map(|replica| (String::new(), value(replica))).into_iter().collect(),
+    };
+    let of_shards = |name, help, value: fn(&ShardReport) -> u64| Gauge {
+        name,
+        help,
+        values: reports
+            .iter()
+            .flat_map(|report| &report.shards)
+            .map(|shard| (format!("shard=\"{}\"", shard.shard), value(shard)))
+            .collect(),
+    };
+    let ready = u64::from(phase == Phase::Serving);
+    let stalls = reports.iter().map(|r| (format!("core=\"{}\"", r.core), r.stalls)).collect();
+    vec![
+        Gauge {
+            name: "ready",
+            help: "1 while the node serves.",
+            values: vec![(String::new(), ready)],
+        },
+        Gauge {
+            name: "stalls",
+            help: "Tasks that held a core longer than the stall threshold.",
+            values: stalls,
+        },
+        of_replica("view", "The replica's view.", |replica| u64::from(replica.view)),
+        of_replica("op", "The highest op in the log.", |replica| replica.op),
+        of_replica("commit", "The highest op committed.", |replica| replica.commit),
+        of_replica("checkpoint", "The op of the last durable checkpoint.", |r| r.checkpoint),
+        of_shards("applied", "The last op applied.", |shard| shard.applied),
+        of_shards("memtable_bytes", "Bytes in memtables.", |shard| shard.memtable_bytes),
+        of_shards("grid_blocks_used", "Grid blocks in use.", |shard| shard.grid_blocks_used),
+        of_shards("grid_blocks_max", "Grid blocks allowed.", |shard| shard.grid_blocks_max),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> CoreReport {
+        CoreReport {
+            core: 0,
+            metrics: Snapshot::default(),
+            shards: vec![ShardReport {
+                shard: 0,
+                core: 0,
+                applied: 9,
+                memtable_bytes: 100,
+                grid_blocks_used: 3,
+                grid_blocks_max: 1000,
+            }],
+            replica: Some(ReplicaReport {
+                replica: 0,
+                view: 2,
+                op: 10,
+                commit: 9,
+                checkpoint: 4,
+                log_time_ns: 7,
+            }),
+            stalls: 0,
+        }
+    }
+
+    #[test]
+    fn the_fields_scripts_rely_on() {
+        let identity =
+            Identity { cluster: u128::MAX, replica: 0, resp: "127.0.0.1:6400".to_owned() };
+        let status = Status::new(&identity, Phase::Serving, &[report()]);
+        let text = status.to_json();
+        assert!(text.contains(&format!("\"cluster\":{}", u128::MAX)), "{text}");
+        let json: serde_json::Value =
+            serde_json::from_str(&text.replace(&u128::MAX.to_string(), "7")).unwrap();
+        assert_eq!(json["view"], 2);
+        assert_eq!(json["primary"], 0);
+        let replica = &json["replicas"][0];
+        assert_eq!(replica["replica"], 0);
+        assert_eq!(replica["address"], "127.0.0.1:6400");
+        assert_eq!(replica["state"], "normal");
+        assert_eq!(replica["role"], "primary");
+        assert_eq!(replica["op"], 10);
+        assert_eq!(replica["commit"], 9);
+        assert_eq!(replica["checkpoint"], 4);
+    }
+
+    #[test]
+    fn a_node_that_does_not_serve_claims_nothing() {
+        let identity = Identity { cluster: 1, replica: 0, resp: String::new() };
+        for phase in [Phase::Loading, Phase::Stopping] {
+            let json = Status::new(&identity, phase, &[]).to_json();
+            assert!(json.contains("\"primary\":null"), "{json}");
+            assert!(json.contains("\"state\":\"recovering\""), "{json}");
+        }
+    }
+
+    #[test]
+    fn phases_only_advance() {
+        let phase = PhaseCell::default();
+        assert_eq!(phase.get(), Phase::Loading);
+        phase.advance(Phase::Stopping);
+        phase.advance(Phase::Serving);
+        assert_eq!(phase.get(), Phase::Stopping);
+    }
+}
