@@ -1,5 +1,7 @@
 //! The storage node: connections, replica, shards, protocols, control plane.
 
 pub mod config;
+pub mod gateway;
 pub mod metrics;
 pub mod status;
+pub mod topology;

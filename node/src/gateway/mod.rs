@@ -1,0 +1,3 @@
+//! Between a core's connections and everything else.
+
+pub mod runs;
