@@ -1,1 +1,72 @@
 //! The storage engine of a shard: grid, tables, trees, forest, compaction beats.
+//!
+//! Two halves. The lower one knows blocks and bytes:
+//!
+//! ```text
+//! key, entry      what is stored: encoded key, version, deadline, payload
+//! page            a sorted run of entries, the unit of a point read
+//! index, filter   which page of a table may hold a key
+//! overflow        values too large to stand in a page
+//! table           builds the blocks of a table; walks the entries of a value block
+//! block           the header and identity of every block
+//! free_set        which blocks are free, reserved, acquired, released
+//! cache, grid     the file: page reads through the cache, block reads and writes, growth
+//! manifest_log    the durable history of which tables are live
+//! ```
+//!
+//! The upper half decides what to write when: memtables, levels, merges, beats and checkpoints.
+//!
+//! A point read goes `TableInfo` → `Grid::try_index` → `Index::find` → `Grid::try_page` →
+//! `Page::seek`, allocating nothing while it hits the cache. A merge goes `Index::blocks` →
+//! `Grid::read_block` → `table::BlockCursor` → `table::Builder` → `Grid::write_block`.
+//!
+//! # The lower half at a glance
+//!
+//! ```text
+//! // page: borrowed views of one page; a cursor owns its position and key, not the page
+//! Page::parse(&'a [u8]) -> Result<Page<'a>, PageFault>
+//! Page::seek(key: &'a [u8], version_max) -> Result<Option<EntryRef<'a>>, PageFault>
+//! Cursor::{first, last, seek(Position), next, previous}(&Page) -> Result<bool, PageFault>
+//! Cursor::entry(&Page) -> EntryRef
+//!
+//! // index: a verified index block
+//! Index::find(key, version_max) -> Option<PageReference>   // None: filter or range says absent
+//! Index::page_of(Position) -> usize; page(usize) -> PageReference; page_count()
+//! Index::block_count(); block(usize) -> ValueBlock { reference, pages: Range<usize> }
+//!
+//! // table: building and walking
+//! TableInfo { tree, index: BlockReference, key_min, key_max, version_min, version_max, op,
+//!             entries, tombstones, value_bytes, value_blocks, overflow_blocks, deadline_min }
+//! Builder::new(&Config, Identity, TreeId, Level, op)
+//! Builder::needs_block() -> bool; open_block(Buffer, BlockAddress)
+//! Builder::push(&EntryRef) -> Push::{Accepted, BlockFull, TableFull}
+//! Builder::close_block() -> BlockImage { reference, image: Frozen }
+//! Builder::finish(Buffer, BlockAddress) -> (BlockImage, TableInfo)
+//! BlockCursor::new(Block) ; next() -> Result<bool, _>; entry() -> EntryRef
+//!
+//! // grid: one per shard, Rc<Grid>; reads are `&self`, nothing is borrowed across an await
+//! Grid::try_index(&TableInfo) -> Option<IndexHandle>; read_index(&TableInfo, Class).await
+//! Grid::try_page(&PageReference) -> Option<PageHandle>; read_page(.., Class).await
+//! Grid::read_block(&BlockReference, BlockType, Class).await -> Result<Block, ReadError>
+//! Grid::write_block(BlockImage).await -> Result<(), WriteError>;  sync().await
+//! Grid::buffer().await -> Buffer                           // a whole block's, pooled
+//! Grid::reserve(count) -> Option<Reservation>; acquire(&mut Reservation) -> BlockAddress;
+//! Grid::forfeit(Reservation); release(BlockAddress)        // in an order given by the log
+//! Grid::checkpoint_begin() -> FreeSetSnapshot              // released so far: pending
+//! Grid::checkpoint_free()                                  // at F(C): pending become free
+//! Grid::space() -> Space { max, acquired, reserved, released, free }
+//!
+//! // manifest_log: durable history of live tables
+//! ManifestLog::insert(Level, Rc<TableInfo>); remove(&TableInfo); blocks_needed() -> usize
+//! ManifestLog::seal(addresses, op) -> Sealed { blocks, released, root }
+//! ManifestLog::open(&Grid, &ManifestRoot).await -> (log, live tables)
+//! ```
+//!
+//! Everything stored is a function of the entries, the configuration and the addresses that the
+//! free set handed out: the same log gives the same bytes on every replica.
+
+pub mod block;
+pub mod config;
+pub mod entry;
+pub mod key;
+pub mod overflow;
