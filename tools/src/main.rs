@@ -1,3 +1,70 @@
 //! The `quorate` command: argument parsing and presentation, nothing else.
+//!
+//! Every subcommand is a module of [`commands`] with its arguments and a `run` function that
+//! returns how it ended. What a command finds goes to standard output, as lines for people or, with
+//! `--json`, as one object; progress, logs and errors go to standard error. How it ended is also the
+//! exit code: see [`outcome::Failure`].
 
-fn main() {}
+mod commands;
+mod outcome;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// A replicated, durable key-value storage node for Linux hosts with NVMe disks.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, arg_required_else_help = true, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Ctl(commands::ctl::Arguments),
+    Status(commands::status::Arguments),
+    Completions(commands::completions::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Ctl(arguments) => commands::ctl::run(&arguments),
+        Command::Status(arguments) => commands::status::run(&arguments),
+        Command::Completions(arguments) => {
+            commands::completions::run(&arguments, Arguments::command())
+        }
+    };
+    outcome::exit(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_flag_is_explained() {
+        fn check(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{} says nothing", command.get_name());
+            for argument in command.get_arguments() {
+                let id = argument.get_id();
+                assert!(argument.get_help().is_some(), "{} {id} unexplained", command.get_name());
+            }
+            let leaf = command.get_subcommands().next().is_none();
+            let example = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(
+                !leaf || command.get_name() == "help" || example.contains("quorate "),
+                "{} shows no example",
+                command.get_name()
+            );
+            command.get_subcommands().for_each(check);
+        }
+        Arguments::command().get_subcommands().for_each(check);
+    }
+}

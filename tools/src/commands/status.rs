@@ -1,0 +1,126 @@
+//! `quorate status`: the cluster at a glance, asked from the nodes' HTTP addresses.
+
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use node::config::units::{format_size, parse_duration};
+use serde_json::Value;
+
+use crate::outcome::{Failure, Outcome, print, print_line};
+
+/// Show the state of a running cluster
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  quorate status\n  quorate status 127.0.0.1:7480 --watch")]
+pub(crate) struct Arguments {
+    /// HTTP addresses of nodes; the first that answers is asked
+    #[arg(value_name = "HOST:PORT", default_value = "127.0.0.1:7480")]
+    addresses: Vec<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Show it again every second until interrupted
+    #[arg(long)]
+    watch: bool,
+    /// How long to wait for an answer
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
+    timeout: Duration,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    loop {
+        let status = ask(arguments)?;
+        if arguments.json {
+            print_line(&status);
+        } else {
+            if arguments.watch {
+                // Home and clear: the same screen is drawn again.
+                print("\x1b[H\x1b[2J");
+            }
+            print(render(&status));
+        }
+        if !arguments.watch {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn ask(arguments: &Arguments) -> Result<Value, Failure> {
+    let mut last = anyhow!("no address given");
+    for address in &arguments.addresses {
+        match ask_one(address, arguments.timeout) {
+            Ok(status) => return Ok(status),
+            Err(error) => last = error.context(format!("no status from {address}")),
+        }
+    }
+    Err(Failure::Failed(last.context("is a node running there? `quorate dev` starts one")))
+}
+
+fn ask_one(address: &str, timeout: Duration) -> anyhow::Result<Value> {
+    let agent: ureq::Agent =
+        ureq::Agent::config_builder().timeout_global(Some(timeout)).build().into();
+    let body =
+        agent.get(format!("http://{address}/status")).call()?.into_body().read_to_string()?;
+    serde_json::from_str(&body).context("the answer is not JSON")
+}
+
+fn field<'a>(object: &'a Value, name: &str) -> std::borrow::Cow<'a, str> {
+    match object.get(name) {
+        None | Some(Value::Null) => "-".into(),
+        Some(Value::String(text)) => text.as_str().into(),
+        Some(value) => value.to_string().into(),
+    }
+}
+
+fn render(status: &Value) -> String {
+    let mut text = format!(
+        "cluster {}   view {}   primary {}\n",
+        field(status, "cluster"),
+        field(status, "view"),
+        field(status, "primary")
+    );
+    text.push_str(&format!(
+        "{:<8} {:<22} {:<12} {:<8} {:>12} {:>12} {:>12}\n",
+        "replica", "address", "state", "role", "op", "commit", "checkpoint"
+    ));
+    for replica in status["replicas"].as_array().map_or(&[][..], Vec::as_slice) {
+        text.push_str(&format!(
+            "{:<8} {:<22} {:<12} {:<8} {:>12} {:>12} {:>12}\n",
+            field(replica, "replica"),
+            field(replica, "address"),
+            field(replica, "state"),
+            field(replica, "role"),
+            field(replica, "op"),
+            field(replica, "commit"),
+            field(replica, "checkpoint")
+        ));
+    }
+    for shard in status["shards"].as_array().map_or(&[][..], Vec::as_slice) {
+        let bytes = |name: &str| shard[name].as_u64().map_or("-".to_owned(), format_size);
+        text.push_str(&format!(
+            "shard {:<3} core {:<3} memtable {:>10}   grid {:>10} used of {:>10}\n",
+            field(shard, "shard"),
+            field(shard, "core"),
+            bytes("memtable_bytes"),
+            bytes("grid_used_bytes"),
+            bytes("grid_size_max_bytes")
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_shown_with_what_it_has() {
+        let status = serde_json::json!({
+            "cluster": 7, "view": 3, "primary": null,
+            "replicas": [{ "replica": 0, "address": "127.0.0.1:7400", "state": "recovering" }],
+        });
+        let text = render(&status);
+        assert!(text.contains("cluster 7   view 3   primary -"), "{text}");
+        assert!(text.contains("recovering"), "{text}");
+    }
+}
