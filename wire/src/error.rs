@@ -68,11 +68,11 @@ errors! {
     Stopping = 15, "stopping";
     /// The key holds a value of another type.
     WrongType = 16, "wrong_type";
-    /// The value or argument is no integer, or the result would leave 64 bits.
+    /// The value or argument is no 64-bit integer.
     NotAnInteger = 17, "not_an_integer";
     /// The increment would leave the range of 64-bit integers.
     OutOfRange = 18, "out_of_range";
-    /// The value or argument is no finite floating-point number.
+    /// The value, the argument or their sum is no finite floating-point number.
     NotAFloat = 19, "not_a_float";
     /// The peer speaks no protocol version that this node speaks.
     WrongProtocol = 20, "wrong_protocol";

@@ -107,7 +107,7 @@ impl<'a, S: Sink> RequestBuilder<'a, S> {
     pub fn new(sink: &'a mut S, tag: ClientTag) -> Result<Self, Full> {
         let start = sink.position();
         sink.append(&[0; REQUEST_HEADER_SIZE])?;
-        Ok(RequestBuilder { sink, start, tag: tag, flags: 0, operation_count: 0, finished: false })
+        Ok(RequestBuilder { sink, start, tag, flags: 0, operation_count: 0, finished: false })
     }
 
     /// The same for a request of a session.
