@@ -14,7 +14,12 @@
 //! manifest_log    the durable history of which tables are live
 //! ```
 //!
-//! The upper half decides what to write when: memtables, levels, merges, beats and checkpoints.
+//! The upper half decides what to write when:
+//!
+//! ```text
+//! memtable        a bar's writes of one tree, in memory
+//! bar             when groups, bars and checkpoints end: a function of the log
+//! ```
 //!
 //! A point read goes `TableInfo` → `Grid::try_index` → `Index::find` → `Grid::try_page` →
 //! `Page::seek`, allocating nothing while it hits the cache. A merge goes `Index::blocks` →
@@ -65,8 +70,10 @@
 //! Everything stored is a function of the entries, the configuration and the addresses that the
 //! free set handed out: the same log gives the same bytes on every replica.
 
+pub mod bar;
 pub mod block;
 pub mod config;
 pub mod entry;
 pub mod key;
+pub mod memtable;
 pub mod overflow;
