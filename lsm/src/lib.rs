@@ -19,6 +19,8 @@
 //! ```text
 //! memtable        a bar's writes of one tree, in memory
 //! bar             when groups, bars and checkpoints end: a function of the log
+//! tree, forest    the trees of a shard behind one face: put, delete, get, beat, bar, checkpoint
+//! expiry          the tree of deadlines
 //! ```
 //!
 //! A point read goes `TableInfo` → `Grid::try_index` → `Index::find` → `Grid::try_page` →
@@ -74,6 +76,9 @@ pub mod bar;
 pub mod block;
 pub mod config;
 pub mod entry;
+pub mod expiry;
+pub mod forest;
 pub mod key;
 pub mod memtable;
 pub mod overflow;
+pub mod tree;
