@@ -2,6 +2,8 @@
 
 pub mod config;
 pub mod gateway;
+pub mod machine;
 pub mod metrics;
+pub mod resp;
 pub mod status;
 pub mod topology;

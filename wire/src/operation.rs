@@ -68,8 +68,9 @@ opcodes! {
     Delete = 2, key: true, flags: Flags::RETURN_OLD;
     /// Adds the argument to the integer stored; answers the sum. Keeps the deadline.
     Increment = 3, key: true, flags: Flags::NONE;
-    /// Adds the argument, the bits of an IEEE double, to the number stored; answers the sum in
-    /// decimal. Keeps the deadline.
+    /// Adds the value, a number in decimal, to the number stored; answers the sum in decimal. Text
+    /// on both sides, because no binary format of fewer than 80 bits holds what clients rely on.
+    /// Keeps the deadline.
     IncrementFloat = 4, key: true, flags: Flags::NONE;
     /// Appends the value; answers the new length. Keeps the deadline.
     Append = 5, key: true, flags: Flags::NONE;
@@ -218,12 +219,6 @@ impl<'a> OperationView<'a> {
     #[must_use]
     pub fn increment(&self) -> i64 {
         self.argument.cast_signed()
-    }
-
-    /// The argument as the number that floating-point increments are.
-    #[must_use]
-    pub fn increment_float(&self) -> f64 {
-        f64::from_bits(self.argument)
     }
 
     /// Bytes it takes in a request.

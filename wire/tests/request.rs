@@ -149,15 +149,14 @@ fn keys_have_a_limit_and_a_slot() {
 }
 
 #[test]
-fn numbers_keep_their_sign_and_bits() {
+fn numbers_keep_their_sign_and_text() {
     let minus = OperationView::on_key(Opcode::Increment, TABLE, b"n")
         .with_argument((-5i64).cast_unsigned());
-    let half = OperationView::on_key(Opcode::IncrementFloat, TABLE, b"n")
-        .with_argument((-0.5f64).to_bits());
+    let half = OperationView::on_key(Opcode::IncrementFloat, TABLE, b"n").with_value(b"-0.5");
     let bytes = request(1, &[minus, half]);
     let read: Vec<_> = RequestView::verify(&bytes).unwrap().operations().collect();
     assert_eq!(read[0].increment(), -5);
-    assert_eq!(read[1].increment_float().to_bits(), (-0.5f64).to_bits());
+    assert_eq!(read[1].value, b"-0.5");
 }
 
 type Parts = (usize, Vec<u8>, Vec<u8>, u64, u64, u32);
