@@ -1,0 +1,127 @@
+//! How much log there may be after the checkpoint.
+//!
+//! The journal is a ring; what lies after the checkpoint must not be overwritten. So the primary
+//! gives an op only while the frames after the checkpoint, that op's included, stay within a budget
+//! in bytes. The sum is a function of the log (sizes of prepares), never of where frames happen to
+//! lie, so every replica computes the same.
+//!
+//! The last part of the budget is a *reserve* for pulses: the work that ends in the next checkpoint
+//! is paid for by ops, so if requests could use up everything, nothing could free it again.
+//!
+//! The position of each op's end in the endless log is kept in a ring with room for as many ops as
+//! fit the budget at one sector each; the difference of two positions is what lies between.
+
+use wire::Op;
+
+use super::SECTOR;
+
+#[derive(Debug)]
+pub(super) struct LogBudget {
+    limit: u64,
+    reserve: u64,
+    /// Where the frame of an op ends, at the op's number modulo the length.
+    ends: Box<[u64]>,
+    checkpoint: Op,
+    head: Op,
+}
+
+impl LogBudget {
+    /// The budget of a log that ends at its checkpoint.
+    pub(super) fn new(limit: u64, reserve: u64, checkpoint: Op) -> LogBudget {
+        assert!(reserve < limit, "a reserve of {reserve} of {limit} bytes leaves nothing");
+        let ops_max = usize::try_from(limit / SECTOR).expect("a log's ops fit memory");
+        let ends = vec![0; ops_max + 1].into_boxed_slice();
+        LogBudget { limit, reserve, ends, checkpoint, head: checkpoint }
+    }
+
+    fn end(&self, op: Op) -> u64 {
+        assert!(self.checkpoint <= op && op <= self.head, "op {op} is not in the budget's log");
+        self.ends[(op.0 % self.ends.len() as u64) as usize]
+    }
+
+    /// Bytes of frames after the checkpoint.
+    pub(super) fn used(&self) -> u64 {
+        self.end(self.head) - self.end(self.checkpoint)
+    }
+
+    /// Bytes that there may be.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Whether a frame of `size` bytes may be added; a pulse's may use the reserve.
+    pub(super) fn admits(&self, size: u64, pulse: bool) -> bool {
+        let limit = if pulse { self.limit } else { self.limit - self.reserve };
+        self.used() + size <= limit
+    }
+
+    /// Adds the frame of the op after the head. Replayed ops are added whatever the limit is; they
+    /// are there.
+    pub(super) fn add(&mut self, op: Op, size: u64) {
+        assert_eq!(op, self.head.next(), "ops enter the log one after another");
+        assert!(size >= SECTOR, "a frame takes a sector at least");
+        assert!(
+            op.0 - self.checkpoint.0 < self.ends.len() as u64,
+            "the log after checkpoint {} exceeds {} bytes at op {op}",
+            self.checkpoint,
+            self.limit
+        );
+        let end = self.end(self.head) + size;
+        self.head = op;
+        self.ends[(op.0 % self.ends.len() as u64) as usize] = end;
+    }
+
+    /// The checkpoint is at `op` now.
+    pub(super) fn checkpoint(&mut self, op: Op) {
+        assert!(self.checkpoint <= op && op <= self.head, "a checkpoint at {op} of the log's ops");
+        self.checkpoint = op;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn requests_leave_the_reserve_to_pulses() {
+        let mut budget = LogBudget::new(4 * SECTOR, SECTOR, Op(10));
+        budget.add(Op(11), SECTOR);
+        assert!(budget.admits(2 * SECTOR, false));
+        assert!(!budget.admits(2 * SECTOR + 1, false));
+        assert!(budget.admits(3 * SECTOR, true));
+        budget.add(Op(12), 2 * SECTOR);
+        assert!(!budget.admits(SECTOR, false) && budget.admits(SECTOR, true));
+        budget.checkpoint(Op(11));
+        assert_eq!(budget.used(), 2 * SECTOR);
+        assert!(budget.admits(SECTOR, false));
+        budget.checkpoint(Op(12));
+        assert_eq!(budget.used(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn used_is_the_sum_of_frames_after_the_checkpoint(
+            steps in prop::collection::vec((1u64..5, any::<prop::sample::Index>(), 0..4u8), 0..200),
+        ) {
+            let mut budget = LogBudget::new(16 * SECTOR, SECTOR, Op(3));
+            let mut model: Vec<u64> = Vec::new();
+            let mut checkpoint = 3;
+            for (sectors, at, kind) in steps {
+                let fits = model.iter().sum::<u64>() + sectors <= 15;
+                prop_assert_eq!(budget.admits(sectors * SECTOR, false), fits);
+                if fits {
+                    model.push(sectors);
+                    budget.add(Op(checkpoint + model.len() as u64), sectors * SECTOR);
+                }
+                if kind == 0 {
+                    let dropped = at.index(model.len() + 1);
+                    model.drain(..dropped);
+                    checkpoint += dropped as u64;
+                    budget.checkpoint(Op(checkpoint));
+                }
+                prop_assert_eq!(budget.used(), model.iter().sum::<u64>() * SECTOR);
+            }
+        }
+    }
+}
