@@ -5,8 +5,10 @@
 //! kernel may have dropped the pages, so no retry can make it true), a state that differs from the
 //! quorum's, a host without space. These end the whole process: one core never dies alone.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
+
+use crate::core::Core;
 
 /// Why the process (in a simulation: the node) cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -49,4 +51,21 @@ impl Fatal {
             Fatal::Environment(_) => 74,
         }
     }
+}
+
+/// Ends the process with the status of `reason`, at once: nothing is flushed, nothing else runs, so
+/// nothing can be acknowledged that is not true. In a simulation it ends the node.
+pub fn fatal(reason: Fatal) -> ! {
+    match Core::try_with(|core| core.driver.clone()) {
+        Some(driver) => driver.fatal(&reason),
+        None => exit(&reason),
+    }
+}
+
+/// Says why, and ends the process.
+pub(crate) fn exit(reason: &Fatal) -> ! {
+    tracing::error!(status = reason.exit_status(), "fatal: {reason}");
+    // Standard error too: a log may be off. If even this fails there is nobody left to tell.
+    let _ = writeln!(io::stderr(), "fatal: {reason}");
+    crate::system::exit_now(reason.exit_status())
 }

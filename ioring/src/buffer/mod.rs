@@ -58,7 +58,7 @@ enum Home {
     /// It is out; the pool stays alive with it.
     Out(Arc<Shared>),
     /// It has memory of its own.
-    Alone(#[expect(dead_code, reason = "held to be dropped with the buffer")] Memory),
+    Alone(Memory),
 }
 
 impl Header {

@@ -14,12 +14,21 @@
 //! buffers, and the sender's window closes: a connection that is not read costs bounded memory.
 
 mod address;
+mod receive;
 
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 pub(crate) use address::RawAddress;
+pub use receive::RecvBuffer;
 
-use crate::driver::{Driver, SocketId};
+use crate::buffer::Frozen;
+use crate::core::Core;
+use crate::driver::{Driver, Operation, SocketId};
+use crate::operation::InFlight;
 
 /// How to listen.
 #[derive(Clone, Debug)]
@@ -60,28 +69,162 @@ impl Drop for SocketHandle {
     }
 }
 
-/// Bytes received, in a buffer of the core (or of their own), which dropping gives back.
-pub struct RecvBuffer {
-    bytes: RecvBytes,
+/// Accepts connections on an address.
+pub struct Listener {
+    handle: Rc<SocketHandle>,
+    address: SocketAddr,
 }
 
-enum RecvBytes {
-    Owned(Vec<u8>),
-}
+impl Listener {
+    /// Binds and listens; port 0 means any. Blocks while the address is still held by a process that
+    /// has just died, for up to five seconds: for start-up.
+    pub fn bind(address: SocketAddr, options: ListenOptions) -> io::Result<Listener> {
+        let driver = Core::with(|core| core.driver.clone());
+        let (id, bound) = driver.listen(address, &options).map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+        })?;
+        Ok(Listener { handle: Rc::new(SocketHandle { id, driver }), address: bound })
+    }
 
-impl RecvBuffer {
-    /// Bytes with memory of their own; empty for the end of the stream.
-    pub(crate) fn owned(bytes: Vec<u8>) -> RecvBuffer {
-        RecvBuffer { bytes: RecvBytes::Owned(bytes) }
+    /// The address that was bound.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next connection. One task at a time waits.
+    pub async fn accept(&self) -> io::Result<Stream> {
+        let handle = &self.handle;
+        let (id, peer) =
+            poll_fn(|context| handle.driver.poll_accept(handle.id, context.waker())).await?;
+        Ok(Stream::new(id, handle.driver.clone(), peer))
     }
 }
 
-impl std::ops::Deref for RecvBuffer {
-    type Target = [u8];
+/// A connection. Clones share it.
+#[derive(Clone)]
+pub struct Stream {
+    handle: Rc<SocketHandle>,
+    peer: SocketAddr,
+}
 
-    fn deref(&self) -> &[u8] {
-        match &self.bytes {
-            RecvBytes::Owned(bytes) => bytes,
+impl Stream {
+    fn new(id: SocketId, driver: Rc<dyn Driver>, peer: SocketAddr) -> Stream {
+        Stream { handle: Rc::new(SocketHandle { id, driver }), peer }
+    }
+
+    /// Connects. Small writes are sent at once (no Nagle).
+    pub async fn connect(address: SocketAddr) -> io::Result<Stream> {
+        let named = |error: io::Error| {
+            io::Error::new(error.kind(), format!("cannot connect to {address}: {error}"))
+        };
+        let driver = Core::with(|core| core.driver.clone());
+        let id = driver.open_socket(address).map_err(named)?;
+        let stream = Stream::new(id, driver, address);
+        let (socket, address) = (stream.handle.clone(), Box::new(RawAddress::new(address)));
+        let (result, _) = InFlight::submit(Operation::Connect { socket, address }).await;
+        if result < 0 {
+            return Err(named(io::Error::from_raw_os_error(-result)));
         }
+        Ok(stream)
+    }
+
+    /// The next bytes; empty at the end of the stream. Dropping the future loses nothing. One task at
+    /// a time waits.
+    pub async fn recv(&self) -> io::Result<RecvBuffer> {
+        poll_fn(|context| self.poll_recv(context)).await
+    }
+
+    /// As [`Stream::recv`], for hand-written futures.
+    pub fn poll_recv(&self, context: &mut Context<'_>) -> Poll<io::Result<RecvBuffer>> {
+        self.handle.driver.poll_receive(self.handle.id, context.waker())
+    }
+
+    /// Stops receiving ahead of the caller: what has arrived is kept, the peer's window closes.
+    /// The next [`Stream::recv`] starts it again.
+    pub fn pause_recv(&self) {
+        self.handle.driver.pause_receive(self.handle.id);
+    }
+
+    /// Sends everything and gives the vector back as it was. If the future is dropped, how much was
+    /// sent is unknown. One task at a time sends.
+    pub async fn send(&self, data: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+        let (mut data, mut sent) = (data, 0);
+        while sent < data.len() {
+            let socket = self.handle.clone();
+            let request = Operation::Send { socket, data, sent };
+            let (result, operation) = InFlight::submit(request).await;
+            let Operation::Send { data: returned, .. } = operation else {
+                unreachable!("a send comes back as a send");
+            };
+            data = returned;
+            match send_result(result) {
+                Ok(count) => sent += count,
+                Err(error) => return (Err(error), data),
+            }
+        }
+        (Ok(()), data)
+    }
+
+    /// Sends shared bytes, without a copy on this side, in order; gives the emptied vector back. One
+    /// task at a time sends.
+    pub async fn send_frozen(&self, parts: Vec<Frozen>) -> (io::Result<()>, Vec<Frozen>) {
+        let (mut parts, mut first, mut sent) = (parts, 0, 0);
+        loop {
+            while first < parts.len() && sent >= parts[first].len() {
+                sent -= parts[first].len();
+                first += 1;
+            }
+            if first == parts.len() {
+                parts.clear();
+                return (Ok(()), parts);
+            }
+            let socket = self.handle.clone();
+            let request = Operation::SendFrozen { socket, parts, first, sent };
+            let (result, operation) = InFlight::submit(request).await;
+            let Operation::SendFrozen { parts: returned, .. } = operation else {
+                unreachable!("a send comes back as a send");
+            };
+            parts = returned;
+            match send_result(result) {
+                Ok(count) => sent += count,
+                Err(error) => {
+                    parts.clear();
+                    return (Err(error), parts);
+                }
+            }
+        }
+    }
+
+    /// Ends one or both directions.
+    pub fn shutdown(&self, side: Side) -> io::Result<()> {
+        self.handle.driver.shutdown(self.handle.id, side)
+    }
+
+    /// The other end's address.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.peer
+    }
+}
+
+/// Bytes taken; interruptions count as none.
+fn send_result(result: i32) -> io::Result<usize> {
+    if result >= 0 {
+        return Ok(result as usize);
+    }
+    if result == -libc::EINTR || result == -libc::EAGAIN {
+        return Ok(0);
+    }
+    Err(io::Error::from_raw_os_error(-result))
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Stream({})", self.peer)
+    }
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Listener({})", self.address)
     }
 }
