@@ -81,4 +81,5 @@ pub mod forest;
 pub mod key;
 pub mod memtable;
 pub mod overflow;
+pub mod page;
 pub mod tree;
