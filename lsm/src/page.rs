@@ -127,30 +127,36 @@ pub struct Stored {
     pub compression: Compression,
 }
 
-/// Verifies a page as stored: length, checksum, codec number.
+/// Verifies a page as stored: lengths, codec number, checksum.
 pub fn verify_stored(bytes: &[u8]) -> Result<Stored, PageFault> {
-    let short = PageFault::Short { expected: PAGE_HEADER_SIZE, actual: bytes.len() };
-    let (header, _) = RawHeader::ref_from_prefix(bytes).map_err(|_| short)?;
-    let stored_len = header.stored_len.get() as usize;
-    let raw_len = header.raw_len.get() as usize;
-    let short = PageFault::Short { expected: stored_len, actual: bytes.len() };
-    let stored = bytes.get(..stored_len.max(PAGE_HEADER_SIZE)).ok_or(short)?;
-    let (expected, actual) = (header.checksum.get(), xxh3_64(&stored[8..]));
+    let stored = parse_stored(bytes)?;
+    let (expected, actual) = (stored.checksum, xxh3_64(&bytes[8..stored.stored_len]));
     if expected != actual {
         return Err(PageFault::Checksum { expected, actual });
+    }
+    Ok(stored)
+}
+
+/// As [`verify_stored`], for a page of a block whose own checksum was verified.
+pub(crate) fn parse_stored(bytes: &[u8]) -> Result<Stored, PageFault> {
+    let short = PageFault::Short { expected: PAGE_HEADER_SIZE, actual: bytes.len() };
+    let (header, _) = RawHeader::ref_from_prefix(bytes).map_err(|_| short)?;
+    let checksum = header.checksum.get();
+    let stored_len = header.stored_len.get() as usize;
+    let raw_len = header.raw_len.get() as usize;
+    if stored_len > bytes.len() {
+        return Err(PageFault::Short { expected: stored_len, actual: bytes.len() });
+    }
+    if stored_len < PAGE_HEADER_SIZE || raw_len < PAGE_HEADER_SIZE {
+        let actual = raw_len.min(stored_len);
+        return Err(PageFault::Short { expected: PAGE_HEADER_SIZE, actual });
     }
     let compression = match header.compression {
         0 if stored_len == raw_len => Compression::None,
         1 => Compression::Lz4,
         other => return Err(PageFault::Codec(other)),
     };
-    if stored_len < PAGE_HEADER_SIZE || raw_len < PAGE_HEADER_SIZE {
-        return Err(PageFault::Short {
-            expected: PAGE_HEADER_SIZE,
-            actual: raw_len.min(stored_len),
-        });
-    }
-    Ok(Stored { checksum: expected, stored_len, raw_len, compression })
+    Ok(Stored { checksum, stored_len, raw_len, compression })
 }
 
 /// Puts the raw form of a verified stored page into `out`, which is exactly `raw_len` long.

@@ -219,5 +219,8 @@ fn golden_compressed_bytes() {
     }
     let stored = builder.finish(Compression::Lz4);
     let checksum = crate::block::Checksum::of(stored);
-    assert_eq!((stored.len(), checksum.to_string().as_str()), (981, "9f7d2b1d796da658cbc3ddedb58f5e50"));
+    assert_eq!(
+        (stored.len(), checksum.to_string().as_str()),
+        (981, "9f7d2b1d796da658cbc3ddedb58f5e50")
+    );
 }
