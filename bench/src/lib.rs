@@ -3,11 +3,17 @@
 //! | module | what it measures |
 //! | --- | --- |
 //! | [`load`] | a running node (or any Redis) over RESP: `quorate bench run` |
+//! | [`device`] | this disk: `quorate bench device` |
 //! | [`workload`], [`ledger`] | which keys and values, and what of them was acknowledged |
 //! | [`report`] | what is printed and saved |
 //! | [`host`] | what it ran on |
 
+pub mod device;
 pub mod host;
 pub mod ledger;
+pub mod load;
+#[cfg(feature = "glommio")]
+mod reference;
 pub mod report;
+pub mod thread_time;
 pub mod workload;

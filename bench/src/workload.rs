@@ -9,8 +9,9 @@
 //! that is what makes the read-back of [`crate::ledger`] exact. The distribution chooses within
 //! the connection's share; its shape is the same as over all keys.
 //!
-//! **Values** carry their key's number, a sequence number and a size, and are filled from a stream
-//! seeded by these: a value tells which write it came from, and any changed byte shows.
+//! **Values** begin with their [`Origin`]: key, sequence number and a number of the run. The rest is
+//! filled from a stream seeded by these and the size: any changed or missing byte shows, and what an
+//! earlier run left behind is not mistaken for this one's.
 
 use std::str::FromStr;
 
@@ -261,14 +262,14 @@ impl ValueSizes {
         self.min + (mix(key ^ (u64::from(sequence) << 40)) % span) as usize
     }
 
-    /// Appends the value of the `sequence`-th write of `key` to `out`.
-    pub fn push_value(&self, out: &mut Vec<u8>, key: u64, sequence: u32) {
-        let size = self.of(key, sequence);
-        out.extend_from_slice(&key.to_le_bytes());
-        out.extend_from_slice(&sequence.to_le_bytes());
-        out.extend_from_slice(&(size as u32).to_le_bytes());
+    /// Appends the value of the write `origin` to `out`.
+    pub fn push_value(&self, out: &mut Vec<u8>, origin: Origin) {
+        let size = self.of(origin.key, origin.sequence);
+        out.extend_from_slice(&origin.key.to_le_bytes());
+        out.extend_from_slice(&origin.sequence.to_le_bytes());
+        out.extend_from_slice(&origin.run.to_le_bytes());
         let mut left = size - VALUE_HEADER_SIZE;
-        let mut state = fill_seed(key, sequence);
+        let mut state = origin.fill_seed(size);
         while left > 0 {
             let word = next(&mut state).to_le_bytes();
             let taken = left.min(word.len());
@@ -277,41 +278,56 @@ impl ValueSizes {
         }
     }
 
-    /// The size of that value, without making it.
-    pub fn value_size(&self, key: u64, sequence: u32) -> usize {
-        self.of(key, sequence)
+    /// The size of the value that the write `origin` stores.
+    pub fn value_size(&self, origin: Origin) -> usize {
+        self.of(origin.key, origin.sequence)
     }
 }
 
-/// Reads back what [`ValueSizes::push_value`] wrote: the key and the sequence number, or `None`
-/// when any byte differs from what that write stored.
-pub fn check_value(value: &[u8]) -> Option<(u64, u32)> {
-    let (key, sequence) = check_value_header(value)?;
-    let mut state = fill_seed(key, sequence);
-    for chunk in value[VALUE_HEADER_SIZE..].chunks(8) {
-        if chunk != &next(&mut state).to_le_bytes()[..chunk.len()] {
-            return None;
+/// Which write a value came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Number of the run.
+    pub run: u32,
+    /// Number of the key.
+    pub key: u64,
+    /// Number of the write among those of its key, from 1.
+    pub sequence: u32,
+}
+
+impl Origin {
+    /// Reads back what [`ValueSizes::push_value`] wrote, or `None` when any byte differs from what
+    /// that write stored.
+    pub fn of_value(value: &[u8]) -> Option<Origin> {
+        let origin = Origin::of_header(value)?;
+        let mut state = origin.fill_seed(value.len());
+        for chunk in value[VALUE_HEADER_SIZE..].chunks(8) {
+            if chunk != &next(&mut state).to_le_bytes()[..chunk.len()] {
+                return None;
+            }
         }
+        Some(origin)
     }
-    Some((key, sequence))
-}
 
-/// As [`check_value`], of the first 16 bytes and the size only: for the hot path.
-pub fn check_value_header(value: &[u8]) -> Option<(u64, u32)> {
-    let header: &[u8; VALUE_HEADER_SIZE] = value.first_chunk()?;
-    let key = u64::from_le_bytes(header[..8].try_into().ok()?);
-    let sequence = u32::from_le_bytes(header[8..12].try_into().ok()?);
-    let size = u32::from_le_bytes(header[12..].try_into().ok()?);
-    (size as usize == value.len()).then_some((key, sequence))
+    /// As [`Origin::of_value`], believing all but the first 16 bytes: for the hot path.
+    pub fn of_header(value: &[u8]) -> Option<Origin> {
+        let header: &[u8; VALUE_HEADER_SIZE] = value.first_chunk()?;
+        Some(Origin {
+            key: u64::from_le_bytes(header[..8].try_into().ok()?),
+            sequence: u32::from_le_bytes(header[8..12].try_into().ok()?),
+            run: u32::from_le_bytes(header[12..].try_into().ok()?),
+        })
+    }
+
+    fn fill_seed(&self, size: usize) -> u64 {
+        let write = self.key.wrapping_add(u64::from(self.sequence) << 44);
+        mix(mix(write) ^ ((u64::from(self.run) << 32) | size as u64))
+    }
 }
 
 /// The stream of operations of one connection: the same seed gives the same stream.
 pub fn random_stream(seed: u64, connection: u64) -> Xoshiro256PlusPlus {
     Xoshiro256PlusPlus::seed_from_u64(mix(seed) ^ mix(connection.wrapping_add(1)))
-}
-
-fn fill_seed(key: u64, sequence: u32) -> u64 {
-    mix(key.wrapping_add(u64::from(sequence) << 44))
 }
 
 /// One step of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
@@ -347,16 +363,19 @@ mod tests {
     fn a_value_names_its_write_and_any_changed_byte_shows() {
         let sizes = ValueSizes { min: 16, max: 100 };
         for sequence in 1..50 {
+            let origin = Origin { run: 5, key: 7, sequence };
             let mut value = Vec::new();
-            sizes.push_value(&mut value, 7, sequence);
-            assert_eq!(value.len(), sizes.value_size(7, sequence));
-            assert_eq!(check_value(&value), Some((7, sequence)));
+            sizes.push_value(&mut value, origin);
+            assert_eq!(value.len(), sizes.value_size(origin));
+            assert_eq!(Origin::of_value(&value), Some(origin));
             for at in 0..value.len() {
                 let mut changed = value.clone();
                 changed[at] ^= 1;
-                assert_ne!(check_value(&changed), Some((7, sequence)), "byte {at}");
+                assert_ne!(Origin::of_value(&changed), Some(origin), "byte {at}");
             }
-            assert_eq!(check_value(&value[..value.len() - 1]), None);
+            if value.len() > VALUE_HEADER_SIZE + 1 {
+                assert_eq!(Origin::of_value(&value[..value.len() - 1]), None);
+            }
         }
     }
 

@@ -285,8 +285,7 @@ mod tests {
         #[test]
         fn decoding_never_panics(garbage in bytes(40)) {
             if let Ok(decoded) = decode(&garbage) {
-                let again = encode(decoded.prefix, &decoded.user_key(), decoded.sub_key);
-                prop_assert_eq!(again, garbage);
+                prop_assert_eq!(encode(decoded.prefix, &decoded.user_key(), decoded.sub_key), garbage);
             }
         }
 

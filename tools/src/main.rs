@@ -1,12 +1,13 @@
 //! The `quorate` command: argument parsing and presentation, nothing else.
 //!
 //! Every subcommand is a module of [`commands`] with its arguments and a `run` function that
-//! returns how it ended. What a command finds goes to standard output, as lines for people or, with
-//! `--json`, as one object; progress, logs and errors go to standard error. How it ended is also the
-//! exit code: see [`outcome::Failure`].
+//! returns how it ended. What a command finds goes to standard output, as lines for people or,
+//! with `--json`, as one object; progress, logs and errors go to standard error. How it ended is
+//! also the exit code: see [`outcome::Failure`].
 
 mod commands;
 mod outcome;
+mod progress;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(commands::demo::Arguments),
+    Bench(commands::bench::Arguments),
     Ctl(commands::ctl::Arguments),
     Status(commands::status::Arguments),
     Completions(commands::completions::Arguments),
@@ -30,6 +33,8 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
+        Command::Demo(arguments) => commands::demo::run(&arguments),
+        Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::Ctl(arguments) => commands::ctl::run(&arguments),
         Command::Status(arguments) => commands::status::run(&arguments),
         Command::Completions(arguments) => {

@@ -1,5 +1,7 @@
 //! One module for each subcommand.
 
+pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod ctl;
+pub(crate) mod demo;
 pub(crate) mod status;

@@ -1,0 +1,28 @@
+//! `quorate bench`: what a node, a disk, a network stack and the engine can do here.
+
+mod device;
+mod run;
+
+pub(crate) use run::run_number;
+
+use crate::outcome::Outcome;
+
+/// Measure a node, this machine's disk and network, or the storage engine
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Bench {
+    Run(Box<run::Arguments>),
+    Device(device::Arguments),
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    match &arguments.bench {
+        Bench::Run(arguments) => run::run(arguments),
+        Bench::Device(arguments) => device::run(arguments),
+    }
+}
