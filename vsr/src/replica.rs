@@ -261,7 +261,7 @@ impl Replica {
         }
         match &self.batch {
             Some(batch) if batch.fits(size) => Ok(()),
-            Some(_) => self.can_close().and_then(|()| self.can_open()),
+            Some(batch) => self.can_close(batch.body_size()).and_then(|()| self.can_open()),
             None => self.can_open(),
         }
     }
@@ -271,17 +271,15 @@ impl Replica {
         if free { Ok(()) } else { Err(Refused::Full(Bottleneck::Buffers)) }
     }
 
-    /// Whether what is open (or a pulse) can be given an op.
-    fn can_close(&self) -> Result<(), Refused> {
+    /// Whether requests of `body_size` bytes, or with none a pulse, can be given an op.
+    fn can_close(&self, body_size: usize) -> Result<(), Refused> {
         if !self.pipeline.has_room() {
             return Err(Refused::Full(Bottleneck::Pipeline));
         }
-        let body_size = self.batch.as_ref().map_or(0, Batch::body_size);
-        let size = frame_size(wire::HEADER_SIZE + body_size);
-        if !self.budget.admits(size, self.batch.is_none()) {
+        if !self.budget.admits(frame_size(wire::HEADER_SIZE + body_size), body_size == 0) {
             return Err(Refused::Full(Bottleneck::Log));
         }
-        if self.batch.is_some() { Ok(()) } else { self.can_open() }
+        Ok(())
     }
 
     /// Work is due that only ops pay for: unless requests do it first, a pulse is proposed. Asking
@@ -308,16 +306,33 @@ impl Replica {
     pub fn advance(&mut self, moment: Moment) {
         self.monotonic_ns = self.monotonic_ns.max(moment.monotonic_ns);
         self.clock.advance(moment);
-        let waiting = self.batch.is_some() || self.pulse_wanted;
-        if self.status == Status::Normal && waiting && self.is_time_to_close() {
-            self.close_if_possible();
+        match self.next_close() {
+            Some(purpose) if !self.is_time_to_close(purpose) => {}
+            Some(Purpose::Pulse) => self.close_pulse(),
+            Some(_) => self.close(),
+            None => {}
         }
     }
 
-    fn is_time_to_close(&self) -> bool {
-        let worth_a_write = |batch: &Batch| batch.body_size() >= self.config.parallel_size;
+    /// What could be given an op now: the open prepare, or a pulse that is wanted when there is
+    /// none or when it waits for the checkpoint that pulses pay for.
+    fn next_close(&self) -> Option<Purpose> {
+        if self.status != Status::Normal {
+            return None;
+        }
+        let batch = self.batch.as_ref().map(|batch| self.can_close(batch.body_size()));
+        if batch == Some(Ok(())) {
+            return Some(Purpose::Requests);
+        }
+        let pulse = self.pulse_wanted && self.can_close(0).and_then(|()| self.can_open()).is_ok();
+        pulse.then_some(Purpose::Pulse)
+    }
+
+    /// Group commit.
+    fn is_time_to_close(&self, purpose: Purpose) -> bool {
+        let size = self.batch.as_ref().map_or(0, Batch::body_size);
         !self.pipeline.has_partly_filled()
-            || self.batch.as_ref().is_some_and(worth_a_write)
+            || (purpose == Purpose::Requests && size >= self.config.parallel_size)
             || self.overdue_at_ns().is_some_and(|at| at <= self.monotonic_ns)
     }
 
@@ -329,30 +344,23 @@ impl Replica {
     /// monotonic clock: when the oldest write becomes overdue and something waits for it.
     #[must_use]
     pub fn deadline_ns(&self) -> Option<u64> {
-        let waiting = self.batch.is_some() || self.pulse_wanted;
-        let closable = self.status == Status::Normal && waiting && self.can_close().is_ok();
-        if closable { self.overdue_at_ns() } else { None }
+        self.next_close().and_then(|_| self.overdue_at_ns())
     }
 
-    fn close_if_possible(&mut self) {
-        match self.can_close() {
-            Ok(()) if self.batch.is_some() => self.close(),
-            Ok(()) => self.close_pulse(),
-            Err(_) => self.counters.held_back += 1,
-        }
+    fn close(&mut self) {
+        let batch = self.batch.take().expect("only an open prepare is closed");
+        self.order(batch);
     }
 
     fn close_pulse(&mut self) {
         // Whoever shares the pool may just have taken the last buffer: the pulse stays wanted.
         if let Some(buffer) = self.pool.try_take() {
-            self.batch = Some(Batch::new(buffer, self.config.frame_end_max()));
-            self.close();
+            self.order(Batch::new(buffer, self.config.frame_end_max()));
         }
     }
 
-    /// Gives the open prepare its place in the log.
-    fn close(&mut self) {
-        let batch = self.batch.take().expect("only an open prepare is closed");
+    /// Gives a prepare its place in the log; one without requests is a pulse.
+    fn order(&mut self, batch: Batch) {
         let pulse = batch.request_count() == 0;
         let now = self.clock.now().0;
         let timestamp = Timestamp(now.max(self.head.version_max.0 + 1));

@@ -34,7 +34,8 @@ impl LogHead {
     /// cluster cannot be continued by another's prepares.
     #[must_use]
     pub fn root(cluster: ClusterId) -> LogHead {
-        let mut root = *b"quorate log root 0123456789abcde";
+        let mut root = [0; 32];
+        root[..16].copy_from_slice(b"quorate log root");
         root[16..].copy_from_slice(&cluster.0.to_le_bytes());
         LogHead {
             op: Op(0),
@@ -151,5 +152,75 @@ impl RecoveredLog {
         self.head = LogHead::of(header);
         self.sizes.push(u32::try_from(header.size()).expect("a header's size has 32 bits"));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::message::Purpose;
+    use wire::{CheckpointId, Draft};
+
+    const CLUSTER: ClusterId = ClusterId(7);
+
+    /// The prepare that continues `head`, as `change` has it, in view 2.
+    fn next(head: &LogHead, change: impl FnOnce(&mut Prepare, &mut Draft)) -> Header {
+        let mut prepare = Prepare {
+            parent: head.checksum,
+            checkpoint: CheckpointId(0),
+            op: head.op.next(),
+            commit: head.op,
+            timestamp: Timestamp(head.version_max.0 + 1),
+            version_count: 10,
+            request_count: 1,
+            purpose: Purpose::Requests,
+        };
+        let mut draft = Draft { cluster: CLUSTER, view: View(2), ..Draft::default() };
+        change(&mut prepare, &mut draft);
+        draft.seal(&prepare, b"12345678")
+    }
+
+    fn log_of(count: u64) -> RecoveredLog {
+        let mut log = RecoveredLog::at_checkpoint(LogHead::root(CLUSTER));
+        for _ in 0..count {
+            log.replay(&next(&log.head(), |_, _| ())).unwrap();
+        }
+        log
+    }
+
+    #[test]
+    fn a_log_is_continued_by_its_next_prepare_only() {
+        let mut log = log_of(2);
+        let head = log.head();
+        assert_eq!(
+            (head.op, head.timestamp, head.version_max),
+            (Op(2), Timestamp(11), Version(20))
+        );
+        let mut refused = |change: &dyn Fn(&mut Prepare, &mut Draft)| {
+            log.replay(&next(&head, change)).unwrap_err()
+        };
+        let gap = |actual| RecoveryError::Gap { expected: Op(3), actual: Op(actual) };
+        let backwards = |view, timestamp| RecoveryError::Backwards {
+            op: Op(3),
+            view: View(view),
+            timestamp: Timestamp(timestamp),
+        };
+        assert_eq!(refused(&|prepare, _| prepare.op = Op(4)), gap(4));
+        assert_eq!(refused(&|prepare, _| prepare.op = Op(2)), gap(2));
+        let parent =
+            RecoveryError::Parent { op: Op(3), expected: head.checksum, actual: Checksum(5) };
+        assert_eq!(refused(&|prepare, _| prepare.parent = Checksum(5)), parent);
+        assert_eq!(refused(&|prepare, _| prepare.timestamp = Timestamp(20)), backwards(2, 20));
+        assert_eq!(refused(&|_, draft| draft.view = View(1)), backwards(1, 21));
+        assert_eq!(log.head(), head);
+        assert_eq!(log.replay(&next(&head, |_, draft| draft.view = View(3))), Ok(()));
+        assert_eq!(log.sizes, [264; 3]);
+    }
+
+    #[test]
+    fn clusters_have_different_roots() {
+        assert_ne!(LogHead::root(ClusterId(1)).checksum, LogHead::root(ClusterId(2)).checksum);
+        let root = LogHead::root(CLUSTER).checksum.to_string();
+        assert_eq!(root, "339304a80c1aceca32bcf7b2984c014b");
     }
 }

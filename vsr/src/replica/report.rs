@@ -24,8 +24,6 @@ pub struct Counters {
     pub pulses: u64,
     /// Bytes of all prepares' bodies.
     pub body_bytes: u64,
-    /// How often a prepare that was due had to wait for room in the pipeline or the log.
-    pub held_back: u64,
 }
 
 impl Counters {

@@ -226,7 +226,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
     fn the_replica_is_as_its_model(steps in prop::collection::vec(any_step(), 1..200)) {
