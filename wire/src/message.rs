@@ -56,6 +56,18 @@ macro_rules! messages {
             }
         }
 
+        /// Name, number, and name and size of each field of every command, for the check of the
+        /// documents.
+        #[cfg(test)]
+        type CommandLayout = (&'static str, u8, &'static [(&'static str, usize)]);
+
+        #[cfg(test)]
+        const LAYOUTS: &[CommandLayout] = &[$((
+            stringify!($name),
+            $number,
+            &[$((stringify!($field), <$type as Field>::SIZE),)*],
+        ),)*];
+
         pub(crate) fn tail_is_valid(command: Command, tail: &[u8; TAIL_SIZE]) -> bool {
             match command { $(Command::$name => $name::read(tail).is_some(),)* }
         }
@@ -451,5 +463,32 @@ impl BlockReference {
     #[must_use]
     pub fn shard(&self) -> ShardId {
         ShardId(self.shard.get())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The byte maps of all tails in `docs/FORMAT.md` are those of the code.
+    #[test]
+    fn the_documented_tails_are_those_of_the_code() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/FORMAT.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let section = text.split("### Tails").nth(1).unwrap().split("\n## ").next().unwrap();
+        let documented: Vec<&str> =
+            section.lines().filter(|line| line.starts_with("| `")).collect();
+        let actual: Vec<String> = LAYOUTS
+            .iter()
+            .map(|(name, number, fields)| {
+                let mut offset = 0;
+                let fields = fields.iter().map(|(field, size)| {
+                    offset += size;
+                    format!("{}: {field} {size}", offset - size)
+                });
+                format!("| `{name}` | {number} | {} |", fields.collect::<Vec<_>>().join(", "))
+            })
+            .collect();
+        assert_eq!(documented, actual, "\n{}", actual.join("\n"));
     }
 }
