@@ -1,7 +1,7 @@
 //! What a disk can do: the limit that everything else is a share of.
 //!
-//! One file is written once, then each row does one kind of operation with one size at one depth for
-//! a fixed time, at random aligned offsets, with direct I/O. Rows of different runtimes are
+//! One file is written once, then each row does one kind of operation with one size at one depth
+//! for a fixed time, at random aligned offsets, with direct I/O. Rows of different runtimes are
 //! interleaved round by round, so that a noisy neighbour hits both sides; a row's figure is the
 //! median of its rounds.
 //!
@@ -175,7 +175,8 @@ fn measure_case(
     Ok(sides.map(|(runtime, samples)| summarise(*case, *runtime, samples)).collect())
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The middle value; zero of none.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }

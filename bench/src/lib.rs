@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`load`] | a running node (or any Redis) over RESP: `quorate bench run` |
 //! | [`device`] | this disk: `quorate bench device` |
+//! | [`net`] | this network stack: `quorate bench net` |
 //! | [`workload`], [`ledger`] | which keys and values, and what of them was acknowledged |
 //! | [`report`] | what is printed and saved |
 //! | [`host`] | what it ran on |
@@ -12,6 +13,7 @@ pub mod device;
 pub mod host;
 pub mod ledger;
 pub mod load;
+pub mod net;
 #[cfg(feature = "glommio")]
 mod reference;
 pub mod report;

@@ -4,11 +4,16 @@
 //! depth, same clock. A durable write is one on a file opened with `O_DSYNC`, the closest that
 //! glommio offers to a durable write as such.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use glommio::io::{DmaFile, OpenOptions};
+use glommio::net::{TcpListener, TcpStream};
 use glommio::{GlommioError, LocalExecutorBuilder, Placement};
 use rand::RngExt;
 
@@ -76,5 +81,46 @@ async fn repeat(
             }
         }
         latencies.record(before.elapsed());
+    }
+}
+
+/// An echo server on glommio; returns the processor time it used.
+pub(crate) fn echo_server(
+    cpu: usize,
+    ready: mpsc::Sender<SocketAddr>,
+    stop: Arc<AtomicBool>,
+    stop_interval: Duration,
+) -> Result<Duration> {
+    LocalExecutorBuilder::new(Placement::Fixed(cpu))
+        .spawn(move || async move {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            let started = ThreadTime::start();
+            // The other side waits for it or is gone.
+            let _ = ready.send(listener.local_addr()?);
+            let accept = glommio::spawn_local(async move {
+                while let Ok(stream) = listener.accept().await {
+                    glommio::spawn_local(echo(stream)).detach();
+                }
+            });
+            while !stop.load(Ordering::Relaxed) {
+                glommio::timer::sleep(stop_interval).await;
+            }
+            accept.cancel().await;
+            Ok(started.elapsed())
+        })?
+        .join()?
+}
+
+async fn echo(mut stream: TcpStream) {
+    // Without it small replies wait for acknowledgements; ioring sets it by itself.
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        match stream.read(&mut buffer).await {
+            Ok(size) if size > 0 && stream.write_all(&buffer[..size]).await.is_ok() => {}
+            _ => return,
+        }
     }
 }

@@ -9,9 +9,9 @@
 //! that is what makes the read-back of [`crate::ledger`] exact. The distribution chooses within
 //! the connection's share; its shape is the same as over all keys.
 //!
-//! **Values** begin with their [`Origin`]: key, sequence number and a number of the run. The rest is
-//! filled from a stream seeded by these and the size: any changed or missing byte shows, and what an
-//! earlier run left behind is not mistaken for this one's.
+//! **Values** begin with their [`Origin`]: key, sequence number and a number of the run. The rest
+//! is filled from a stream seeded by these and the size: any changed or missing byte shows, and
+//! what an earlier run left behind is not mistaken for this one's.
 
 use std::str::FromStr;
 

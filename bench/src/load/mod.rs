@@ -1,16 +1,16 @@
 //! Load over RESP against a running node, or any server that speaks it.
 //!
 //! One core drives all connections on [`ioring`]. Each connection has two tasks: the *sender* keeps
-//! up to `depth` requests outstanding and sends all that fit at once; the *receiver* matches replies
-//! to requests in order, records latencies, and keeps the [`Ledger`].
+//! up to `depth` requests outstanding and sends all that fit at once; the *receiver* matches
+//! replies to requests in order, records latencies, and keeps the [`Ledger`].
 //!
 //! - **Closed loop** (no rate): a request is due when there is room for it.
 //! - **Open loop** (a rate): requests are due at fixed times whether or not the node keeps up, and
 //!   latency counts from that time. A connection falls behind rather than skip.
 //!
-//! A run is: load all keys once if the workload reads (not measured), run for the duration, wait for
-//! what is outstanding, read a sample back. A connection that is lost stays lost: its outstanding
-//! writes are neither acknowledged nor denied, which the ledger allows for.
+//! A run is: load all keys once if the workload reads (not measured), run for the duration, wait
+//! for what is outstanding, read a sample back. A connection that is lost stays lost: its
+//! outstanding writes are neither acknowledged nor denied, which the ledger allows for.
 
 mod connection;
 mod tally;
@@ -120,7 +120,8 @@ pub struct Run {
 
 /// Runs the load to its end, calling `progress` about every second.
 ///
-/// Connections that are lost on the way are counted as errors; the run ends early when none is left.
+/// Connections that are lost on the way are counted as errors; the run ends early when none is
+/// left.
 pub fn run(
     options: &Options,
     progress: impl Fn(&Progress) + Clone + Send + Sync + 'static,

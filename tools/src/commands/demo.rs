@@ -33,7 +33,8 @@ const SERVE_TIMEOUT: Duration = Duration::from_secs(60);
 #[command(after_help = "Example:\n  quorate demo\n  quorate demo --seconds 30 --json")]
 pub(crate) struct Arguments {
     /// Seconds of load before the kill
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
     /// Print one JSON object
     #[arg(long)]
@@ -109,8 +110,8 @@ fn render(report: &Report) -> String {
         format!("LOST {} keys, WRONG {} keys", report.operations_lost, report.operations_wrong)
     };
     format!(
-        "\n   acknowledged writes  {}\n   keys read back       {}\n   durable SET latency  p50 {:.0} us, \
-         p99 {:.0} us\n   time to serve        {} ms\n\n   {verdict}\n",
+        "\n   acknowledged writes  {}\n   keys read back       {}\n   durable SET latency  p50 {:.0} \
+         us, p99 {:.0} us\n   time to serve        {} ms\n\n   {verdict}\n",
         report.operations_acknowledged,
         report.keys_read_back,
         report.latency_p50_us,

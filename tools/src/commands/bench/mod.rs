@@ -1,6 +1,7 @@
 //! `quorate bench`: what a node, a disk, a network stack and the engine can do here.
 
 mod device;
+mod net;
 mod run;
 
 pub(crate) use run::run_number;
@@ -18,11 +19,13 @@ pub(crate) struct Arguments {
 enum Bench {
     Run(Box<run::Arguments>),
     Device(device::Arguments),
+    Net(net::Arguments),
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     match &arguments.bench {
         Bench::Run(arguments) => run::run(arguments),
         Bench::Device(arguments) => device::run(arguments),
+        Bench::Net(arguments) => net::run(arguments),
     }
 }
