@@ -1,0 +1,428 @@
+//! The write-ahead log: what was acknowledged is in here, whatever happens.
+//!
+//! A ring of fixed-size segments behind the superblock, only ever appended to. The parts:
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`layout`] | the bytes: sectors, frames, markers, indexes |
+//! | `scan` | one look at a segment, pure |
+//! | [`recovery`] | what of it counts: present, torn, damaged, void; pure |
+//! | `ring` | which segment is written, which are free, where ops are; pure |
+//! | `recover`, `read_ahead`, `replay` | the I/O of restarts |
+//! | `maintain` | markers, indexes, writing again; a task |
+//! | [`inspect`] | read-only findings for tools |
+//!
+//! # The life of a frame
+//!
+//! 1. [`Journal::frame`] takes a buffer in which a prepare stands behind room for the frame's
+//!    header, gives it its place and fills that header in. From here on the bytes are shared with
+//!    whoever else needs them (peers, shards).
+//! 2. [`Journal::append`] writes it, durable on completion. Several may be in flight.
+//! 3. When it returns the prepare may be acknowledged. Its place is remembered, the newest frames
+//!    stay in memory, and the next marker names it.
+//!
+//! # Invariants
+//!
+//! * Space is written before it is used: `format` wrote all of it once, so a durable write touches
+//!   no metadata of the file system.
+//! * A place is reserved before anything is awaited; frames never overlap and never cross the end
+//!   of their segment.
+//! * An index or marker names only frames that are durable.
+//! * A durable write that fails ends the process. It is not tried again: what is on the device is
+//!   then unknown, and a later success would prove nothing about it.
+//! * Appending in steady state allocates nothing here.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use ioring::sync::Event;
+use ioring::{Buffer, Fatal, File, Frozen, Instant, Queue, Task};
+use wire::{Checksum, Header, Op};
+
+pub mod inspect;
+pub mod layout;
+mod maintain;
+mod read;
+pub(crate) mod read_ahead;
+mod recover;
+pub mod recovery;
+mod replay;
+mod ring;
+pub(crate) mod scan;
+
+pub use layout::{BODY_OFFSET, FRAME_HEADER_SIZE, SECTOR, frame_size};
+pub use read::ReadError;
+pub use recovery::{Contradiction, DamagedOp, Location, Log, LogView, OpState, SoloLog, Summary};
+pub use replay::Replay;
+pub use ring::Geometry;
+
+use crate::superblock::{State as SuperBlockState, SuperBlock};
+use layout::Place;
+use ring::{Claim, Ring};
+
+/// How many prepares stay in memory, and what tests break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Newest prepares whose frames are kept in memory for readers. Their buffers are those of the
+    /// batcher's pool, which must have as many more.
+    pub recent_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { recent_max: 8 }
+    }
+}
+
+/// Why a journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// Ops that were acknowledged cannot be read any more, and there is no one to ask.
+    #[error(
+        "{path}: op {first_op} was durable and its frame at offset {offset} is damaged{more}; with \
+         one replica there is no copy to repair it from: restore the directory from a backup, or \
+         run `quorate recover --accept-loss` to list and give up everything from op {first_op} on",
+        path = path.display(), first_op = damaged[0].op, offset = damaged[0].offset,
+        more = more(damaged)
+    )]
+    Damaged {
+        /// The journal.
+        path: std::path::PathBuf,
+        /// What is damaged; at least one.
+        damaged: Vec<DamagedOp>,
+    },
+    /// Journal and superblock do not belong together.
+    #[error("{path}: {source}", path = path.display())]
+    Contradiction {
+        /// The journal.
+        path: std::path::PathBuf,
+        /// How.
+        source: Contradiction,
+    },
+}
+
+fn more(damaged: &[DamagedOp]) -> String {
+    match damaged.len() - 1 {
+        0 => String::new(),
+        others => format!(" (and {others} more)"),
+    }
+}
+
+/// What recovery found, for logs and for the replica.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The newest op kept.
+    pub head: Op,
+    /// Its checksum: the parent of the next prepare.
+    pub head_checksum: Checksum,
+    /// The newest headers kept, at most as many as the superblock takes, in op order: what the
+    /// superblock must name before anything is appended.
+    pub tail: Vec<Header>,
+    /// The highest commit number that was found.
+    pub commit_max: Op,
+    /// Ops behind the head that were never known acknowledged and are forgotten.
+    pub forgotten: usize,
+    /// Frames of versions given up earlier.
+    pub void: u64,
+    /// Frame headers and payloads that could not be used: offset and why.
+    pub bad: Vec<(u64, String)>,
+}
+
+impl Recovered {
+    /// Raises the view of a replica that is alone, durably, naming what recovery kept. From here on
+    /// what it dropped is void; before it nothing may be appended.
+    pub async fn raise_view(&self, superblock: &SuperBlock) -> Rc<SuperBlockState> {
+        let raise = |state: &mut SuperBlockState| {
+            state.view = state.view.next();
+            state.log_view = state.view;
+            state.view_headers.clone_from(&self.tail);
+            // Alone, what is durable and in the chain is committed.
+            state.commit_max = state.commit_max.max(self.head);
+        };
+        superblock.update(raise).await
+    }
+}
+
+/// A frame with its place, not yet written.
+#[must_use = "a frame holds its place in the journal until it is appended"]
+pub struct Frame {
+    bytes: Frozen,
+    place: Place,
+    header: Header,
+}
+
+impl Frame {
+    /// The frame: its own header, the prepare's, the body, padding.
+    #[must_use]
+    pub fn bytes(&self) -> &Frozen {
+        &self.bytes
+    }
+
+    /// The prepare's header.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+}
+
+/// Ways in which a test breaks the journal, to see that it is noticed.
+#[cfg(test)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Sabotage {
+    /// As it should be.
+    #[default]
+    None,
+    /// Frames are written without the durable flag.
+    NotDurable,
+    /// Markers are never written.
+    NoMarker,
+    /// A victim is given up before the copies of its frames are durable.
+    EarlyFree,
+}
+
+struct State {
+    ring: Ring,
+    /// By op modulo the pipeline: headers of the newest durable prepares, for markers.
+    tail: Vec<Option<Header>>,
+    /// By op modulo its length.
+    recent: Vec<Option<(Op, Frozen)>>,
+    commit: Op,
+    /// Something durable is not named by a marker yet.
+    unmarked: bool,
+    in_flight: usize,
+    last_write: Instant,
+    stopping: bool,
+}
+
+struct Shared {
+    file: File,
+    state: RefCell<State>,
+    /// Space may have become free.
+    freed: Event,
+    /// There may be something for the maintenance task.
+    work: Event,
+    #[cfg(test)]
+    sabotage: Cell<Sabotage>,
+}
+
+/// An open journal. It belongs to one core; see the module's documentation.
+pub struct Journal {
+    shared: Rc<Shared>,
+    maintenance: Cell<Option<Task<()>>>,
+}
+
+impl Journal {
+    /// Recovers the journal of a replica that is alone. Reads only; the caller raises the view in
+    /// the superblock, naming [`Recovered::tail`], before it appends.
+    ///
+    /// # Errors
+    /// [`RecoverError`]; nothing is changed.
+    pub async fn recover_solo(
+        file: &File,
+        superblock: &SuperBlockState,
+        options: Options,
+    ) -> Result<(Journal, Recovered), RecoverError> {
+        let geometry = Geometry::of(&superblock.configuration);
+        let view = LogView::of(superblock);
+        let incarnation = superblock.identity.incarnation;
+        let evidence =
+            recover::scan(file, geometry, incarnation, view.checkpoint_op, |_, _, _| ()).await;
+        let path = || file.path().to_owned();
+        let log = recovery::decide(&view, &evidence)
+            .map_err(|source| RecoverError::Contradiction { path: path(), source })?;
+        let damaged = |damaged| RecoverError::Damaged { path: path(), damaged };
+        let solo = log.solo(view.checkpoint_checksum).map_err(damaged)?;
+        let mut ring = Ring::new(geometry, incarnation, &evidence.epochs, view.checkpoint_op);
+        ring.load(&solo.prefix, &solo.copies);
+        let tail = tail_headers(file, superblock, &solo).await.map_err(damaged)?;
+        let recovered = Recovered {
+            head: solo.head,
+            head_checksum: solo.head_checksum,
+            tail,
+            commit_max: log.commit_max,
+            forgotten: solo.forgotten,
+            void: log.void,
+            bad: evidence.bad,
+        };
+        Ok((Journal::start(file, ring, log.commit_max, options), recovered))
+    }
+
+    fn start(file: &File, ring: Ring, commit: Op, options: Options) -> Journal {
+        let state = State {
+            tail: vec![None; ring.geometry().pipeline_max],
+            recent: vec![None; options.recent_max.max(1)],
+            ring,
+            commit,
+            unmarked: false,
+            in_flight: 0,
+            last_write: ioring::now(),
+            stopping: false,
+        };
+        let shared = Rc::new(Shared {
+            file: file.clone(),
+            state: RefCell::new(state),
+            freed: Event::new(),
+            work: Event::new(),
+            #[cfg(test)]
+            sabotage: Cell::default(),
+        });
+        let task = maintain::run(shared.clone());
+        let task = ioring::spawn(Queue::Replication, "journal maintenance", task);
+        Journal { shared, maintenance: Cell::new(Some(task)) }
+    }
+
+    /// Gives the prepare in `buffer` its place: bytes 256.. hold its header and body, bytes 0..256
+    /// are filled in here. Waits while the journal is full, until a checkpoint is released.
+    ///
+    /// # Panics
+    /// When the buffer holds no prepare, or one larger than the format-time limit.
+    pub async fn frame(&self, mut buffer: Buffer) -> Frame {
+        loop {
+            match self.try_frame(buffer) {
+                Ok(frame) => return frame,
+                Err(refused) => buffer = refused,
+            }
+            self.shared.freed.wait().await;
+        }
+    }
+
+    /// As [`Journal::frame`], giving the buffer back instead of waiting.
+    ///
+    /// # Errors
+    /// The buffer, when there is no space now.
+    pub fn try_frame(&self, mut buffer: Buffer) -> Result<Frame, Buffer> {
+        let header = Header::verify(&buffer[FRAME_HEADER_SIZE..]).expect("a sealed prepare");
+        let prepare = header.tail::<wire::message::Prepare>().expect("a prepare");
+        let length = frame_size(header.size());
+        let mut state = self.shared.state.borrow_mut();
+        assert!(prepare.op > state.ring.checkpoint(), "what is checkpointed is not logged again");
+        let budget = state.ring.geometry().log_budget;
+        let place = if state.ring.live_bytes() + length as u64 > budget {
+            None
+        } else {
+            state.ring.reserve(length, Some(&header), Claim::Ordinary)
+        };
+        let Some(place) = place else {
+            drop(state);
+            self.shared.work.notify();
+            return Err(buffer);
+        };
+        state.in_flight += 1;
+        buffer.set_len(length);
+        layout::seal_prepare(&mut buffer, place, header.size());
+        Ok(Frame { bytes: buffer.freeze(), place, header })
+    }
+
+    /// Writes a frame; returns its op when it is durable. A failed write ends the process.
+    pub fn append(&self, frame: Frame) -> impl Future<Output = Op> + use<> {
+        let shared = self.shared.clone();
+        shared.state.borrow_mut().last_write = ioring::now();
+        async move {
+            let Frame { bytes, place, header } = frame;
+            shared.write(bytes.clone(), place.offset).await;
+            let prepare = header.tail::<wire::message::Prepare>().expect("checked by frame");
+            let mut state = shared.state.borrow_mut();
+            let length = u32::try_from(bytes.len()).expect("a frame fits its segment");
+            state.ring.prepare_written(place, length, prepare.op, header.checksum());
+            state.durable(prepare.op, header, bytes);
+            drop(state);
+            shared.freed.notify();
+            shared.work.notify();
+            prepare.op
+        }
+    }
+
+    /// Tells the highest op known to be committed, for the next marker.
+    pub fn note_commit(&self, commit: Op) {
+        let mut state = self.shared.state.borrow_mut();
+        state.commit = state.commit.max(commit);
+    }
+
+    /// Releases all ops up to a checkpoint. The superblock that names it must be in effect.
+    pub fn release(&self, checkpoint: Op) {
+        self.shared.state.borrow_mut().ring.release(checkpoint);
+        self.shared.freed.notify();
+        self.shared.work.notify();
+    }
+
+    /// Bytes of frames above the checkpoint, and how many there may be. The replica gives no op
+    /// that would pass the budget; a frame beyond it waits.
+    #[must_use]
+    pub fn budget(&self) -> (u64, u64) {
+        let state = self.shared.state.borrow();
+        (state.ring.live_bytes(), state.ring.geometry().log_budget)
+    }
+
+    /// Segments that are free now, and all.
+    #[must_use]
+    pub fn segments(&self) -> (usize, usize) {
+        let state = self.shared.state.borrow();
+        (state.ring.free_count(), state.ring.geometry().segment_count as usize)
+    }
+
+    /// Writes a last marker and stops. All appends have returned.
+    pub async fn close(self) {
+        self.shared.state.borrow_mut().stopping = true;
+        self.shared.work.notify();
+        if let Some(task) = self.maintenance.take() {
+            task.await;
+        }
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        // Without a clean stop: no marker, the task ends at its next step.
+        self.shared.state.borrow_mut().stopping = true;
+        self.shared.work.notify();
+    }
+}
+
+impl State {
+    fn durable(&mut self, op: Op, header: Header, bytes: Frozen) {
+        self.in_flight -= 1;
+        self.unmarked = true;
+        self.last_write = ioring::now();
+        let slot = op.0 as usize % self.tail.len();
+        if self.tail[slot].as_ref().is_none_or(|old| Summary::of(old).op <= op) {
+            self.tail[slot] = Some(header);
+        }
+        let slot = op.0 as usize % self.recent.len();
+        if self.recent[slot].as_ref().is_none_or(|(old, _)| *old <= op) {
+            self.recent[slot] = Some((op, bytes));
+        }
+    }
+}
+
+impl Shared {
+    async fn write(&self, bytes: Frozen, offset: u64) {
+        #[cfg(test)]
+        if self.sabotage.get() == Sabotage::NotDurable {
+            self.file.write(bytes, offset).await.expect("the test's disk works");
+            return;
+        }
+        if let Err(error) = self.file.write_durable(bytes, offset).await {
+            let path = self.file.path().to_owned();
+            ioring::fatal(Fatal::DurableWrite { path, offset, error });
+        }
+    }
+}
+
+/// The newest headers of a recovered log, at most a pipeline of them.
+async fn tail_headers(
+    file: &File,
+    superblock: &SuperBlockState,
+    solo: &SoloLog,
+) -> Result<Vec<Header>, Vec<DamagedOp>> {
+    let count = usize::from(superblock.configuration.pipeline_max).min(solo.prefix.len());
+    let mut headers = Vec::new();
+    for frame in &solo.prefix[solo.prefix.len() - count..] {
+        let (op, offset) = (frame.summary.op, frame.location.offset);
+        let header = recover::read_header(file, frame).await;
+        headers.push(header.ok_or_else(|| vec![DamagedOp { op, offset, seen: true }])?);
+    }
+    Ok(headers)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+//! What keeps the journal in shape, off the path of appends: one task, one thing at a time.
+//!
+//! 1. A segment that was begun gets its header sector. Nothing waits for that: frames name their
+//!    epoch themselves.
+//! 2. A segment that was closed gets its index once all its frames are durable.
+//! 3. When free segments are short, the oldest one's live frames are appended again, then it is
+//!    free (the rules are in `ring`).
+//! 4. When nothing was written for 5 ms and something durable is not vouched for yet, or at a clean
+//!    stop, a marker is appended: the newest headers and the commit number. From then on a bad
+//!    frame among those is known to be damaged and not torn.
+//!
+//! The task sleeps in between and ends when the journal is closed or dropped.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use ioring::{Buffer, Fatal};
+use wire::{Checksum, Header, Op};
+
+#[cfg(test)]
+use super::Sabotage;
+use super::Shared;
+use super::layout::{
+    self, Entry, FRAME_HEADER_SIZE, FrameKind, INDEX_ENTRY_SIZE, INDEX_PART_ENTRIES,
+    INDEX_PART_SIZE, Place, SECTOR, SegmentId, frame_size,
+};
+use super::recovery::{Location, Summary};
+use super::ring::Claim;
+
+/// How long nothing must have been written before a marker is.
+const MARKER_DELAY: Duration = Duration::from_millis(5);
+
+/// What to do next.
+enum Step {
+    Header(Place),
+    Seal(Place, Vec<Entry>),
+    Again(SegmentId),
+    Marker(Claim),
+    Sleep(Option<ioring::Instant>),
+    Stop,
+}
+
+pub(super) async fn run(shared: Rc<Shared>) {
+    // Reused for everything but frames that are appended again.
+    let mut scratch = Some(Buffer::zeroed(INDEX_PART_SIZE));
+    loop {
+        match next_step(&shared) {
+            Step::Header(place) => {
+                let mut sector = take(&mut scratch, SECTOR);
+                layout::seal_segment(&mut sector, place);
+                scratch = shared.write_scratch(sector, place.offset).await;
+                shared.state.borrow_mut().ring.written(place);
+                shared.freed.notify();
+            }
+            Step::Seal(place, entries) => {
+                scratch = seal(&shared, place, &entries, scratch).await;
+                shared.state.borrow_mut().ring.sealed(place, entries);
+                shared.freed.notify();
+            }
+            Step::Again(victim) => append_again(&shared, victim).await,
+            Step::Marker(claim) => scratch = marker(&shared, claim, scratch).await,
+            Step::Sleep(None) => shared.work.wait().await,
+            Step::Sleep(Some(deadline)) => {
+                let wait = shared.work.wait();
+                ioring::select(wait, ioring::sleep_until(deadline)).await;
+            }
+            Step::Stop => return,
+        }
+    }
+}
+
+fn next_step(shared: &Shared) -> Step {
+    let mut state = shared.state.borrow_mut();
+    if let Some(place) = state.ring.take_header() {
+        return Step::Header(place);
+    }
+    if let Some((place, entries)) = state.ring.take_seal() {
+        return Step::Seal(place, entries);
+    }
+    if let Some(victim) = state.ring.victim() {
+        // Without live frames it is kept only because the newest marker is in it.
+        let step = if state.ring.has_live(victim) {
+            Step::Again(victim)
+        } else {
+            Step::Marker(Claim::Again)
+        };
+        return step;
+    }
+    let quiet_at = state.last_write + MARKER_DELAY;
+    let due = state.unmarked && state.in_flight == 0;
+    if due && (state.stopping || ioring::now() >= quiet_at) && shared.marks() {
+        return Step::Marker(Claim::Ordinary);
+    }
+    if state.stopping {
+        return Step::Stop;
+    }
+    Step::Sleep((due && shared.marks()).then_some(quiet_at))
+}
+
+impl Shared {
+    fn marks(&self) -> bool {
+        #[cfg(test)]
+        if self.sabotage.get() == Sabotage::NoMarker {
+            return false;
+        }
+        true
+    }
+
+    fn reserve_again(&self, length: usize, header: &Header) -> Option<Place> {
+        self.state.borrow_mut().ring.reserve(length, Some(header), Claim::Again)
+    }
+
+    async fn write_scratch(&self, buffer: Buffer, offset: u64) -> Option<Buffer> {
+        let bytes = buffer.freeze();
+        self.write(bytes.clone(), offset).await;
+        bytes.try_thaw().ok()
+    }
+}
+
+fn take(scratch: &mut Option<Buffer>, length: usize) -> Buffer {
+    let mut buffer = scratch.take().unwrap_or_else(|| Buffer::zeroed(INDEX_PART_SIZE));
+    buffer.set_len(length);
+    buffer
+}
+
+/// Writes the index of a segment, in parts.
+async fn seal(
+    shared: &Shared,
+    place: Place,
+    entries: &[Entry],
+    mut scratch: Option<Buffer>,
+) -> Option<Buffer> {
+    let commit = shared.state.borrow().commit;
+    let parts = entries.len().div_ceil(INDEX_PART_ENTRIES);
+    let mut place = place;
+    for (part, entries) in entries.chunks(INDEX_PART_ENTRIES).enumerate() {
+        let length = frame_size(entries.len() * INDEX_ENTRY_SIZE);
+        let mut buffer = take(&mut scratch, length);
+        let entries = entries.iter().copied();
+        layout::seal_entries(&mut buffer, FrameKind::Index, place, commit, (part, parts), entries);
+        scratch = shared.write_scratch(buffer, place.offset).await;
+        place.offset += length as u64;
+    }
+    scratch
+}
+
+/// Appends a marker; without space for it now, waits for some.
+async fn marker(shared: &Shared, claim: Claim, mut scratch: Option<Buffer>) -> Option<Buffer> {
+    let reserved = shared.state.borrow_mut().reserve_marker(claim);
+    let Some((place, length, commit, entries)) = reserved else {
+        shared.freed.wait().await;
+        return scratch;
+    };
+    let mut buffer = take(&mut scratch, length);
+    let entries = entries.into_iter();
+    layout::seal_entries(&mut buffer, FrameKind::Marker, place, commit, (0, 1), entries);
+    scratch = shared.write_scratch(buffer, place.offset).await;
+    shared.state.borrow_mut().ring.marker_written(place);
+    shared.freed.notify();
+    scratch
+}
+
+impl super::State {
+    /// Room for a marker, and what it says. What becomes durable from now on needs another one.
+    fn reserve_marker(&mut self, claim: Claim) -> Option<(Place, usize, Op, Vec<Entry>)> {
+        let entries: Vec<Entry> = self.marker_entries().collect();
+        let length = frame_size(entries.len() * INDEX_ENTRY_SIZE);
+        let place = self.ring.reserve(length, None, claim)?;
+        self.unmarked = false;
+        Some((place, length, self.commit, entries))
+    }
+
+    /// The durable headers that a marker names, in op order.
+    fn marker_entries(&self) -> impl Iterator<Item = Entry> + use<> {
+        let mut headers: Vec<Header> = self.tail.iter().flatten().copied().collect();
+        headers.sort_unstable_by_key(|header| Summary::of(header).op);
+        headers.into_iter().map(|header| Entry { offset: 0, length: 0, header })
+    }
+}
+
+/// Appends the live frames of a segment again, one after the other.
+async fn append_again(shared: &Shared, victim: SegmentId) {
+    let mut from = Op(0);
+    loop {
+        let next = shared.state.borrow().ring.next_live(victim, from);
+        let Some((op, location, checksum)) = next else { break };
+        let buffer = read_frame(shared, op, location, checksum).await;
+        let header = Header::verify(&buffer[FRAME_HEADER_SIZE..]).expect("verified when read");
+        let place = loop {
+            let reserved = shared.reserve_again(buffer.len(), &header);
+            if let Some(place) = reserved {
+                break place;
+            }
+            shared.freed.wait().await;
+        };
+        let mut buffer = buffer;
+        layout::seal_prepare(&mut buffer, place, header.size());
+        let placed = || {
+            let length = location.length;
+            shared.state.borrow_mut().ring.prepare_written(place, length, op, checksum);
+        };
+        #[cfg(test)]
+        if shared.sabotage.get() == Sabotage::EarlyFree {
+            placed();
+            ioring::spawn(ioring::Queue::Replication, "late copy", {
+                let (file, bytes) = (shared.file.clone(), buffer.freeze());
+                async move { file.write_durable(bytes, place.offset).await.is_ok() }
+            })
+            .detach();
+            from = op.next();
+            continue;
+        }
+        shared.write(buffer.freeze(), place.offset).await;
+        placed();
+        from = op.next();
+    }
+    shared.freed.notify();
+}
+
+/// Reads a frame that must be good: it is acknowledged, and about to lose its place.
+async fn read_frame(shared: &Shared, op: Op, location: Location, checksum: Checksum) -> Buffer {
+    let mut buffer = Buffer::zeroed(location.length as usize);
+    let mut why = String::new();
+    for _ in 0..2 {
+        let result;
+        (result, buffer) = shared.file.read(buffer, location.offset).await;
+        match result {
+            Ok(()) => match super::read::verify(&buffer, shared, location, checksum) {
+                Ok(()) => return buffer,
+                Err(fault) => why = fault,
+            },
+            Err(error) => why = error.to_string(),
+        }
+    }
+    let path = shared.file.path().display();
+    let offset = location.offset;
+    ioring::fatal(Fatal::Corrupt(format!(
+        "{path}: op {op} at offset {offset} must be written again and cannot be read: {why}"
+    )))
+}
