@@ -24,6 +24,7 @@
 use std::fmt;
 use std::num::NonZeroU64;
 
+use ioring::Frozen;
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_128;
 use zerocopy::little_endian::{U16, U32, U64, U128};
@@ -424,6 +425,44 @@ pub fn verify(
     let header = verify_header(bytes, identity, reference, block_type)?;
     verify_body(bytes, &header)?;
     Ok(header)
+}
+
+/// A verified block and its memory.
+#[derive(Clone, Debug)]
+pub struct Block {
+    header: Header,
+    bytes: Frozen,
+}
+
+impl Block {
+    /// Verifies the block in these bytes, which may reach beyond its size.
+    pub fn verify(
+        bytes: Frozen,
+        identity: Identity,
+        reference: &BlockReference,
+        block_type: BlockType,
+    ) -> Result<Block, BlockFault> {
+        let header = verify(&bytes, identity, reference, block_type)?;
+        Ok(Block { header, bytes })
+    }
+
+    /// Its header.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Header and body.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.header.size as usize]
+    }
+
+    /// The body.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.bytes()[HEADER_SIZE..]
+    }
 }
 
 /// Verifies whatever block stands at an address, without a reference to it: for inspection.

@@ -37,17 +37,17 @@
 //! Cursor::entry(&Page) -> EntryRef
 //!
 //! // index: a verified index block
-//! Index::find(key, version_max) -> Option<PageReference>   // None: filter or range says absent
+//! Index::find(key, filter::hash(key), version_max) -> Option<PageReference>
 //! Index::page_of(Position) -> usize; page(usize) -> PageReference; page_count()
 //! Index::block_count(); block(usize) -> ValueBlock { reference, pages: Range<usize> }
 //!
 //! // table: building and walking
 //! TableInfo { tree, index: BlockReference, key_min, key_max, version_min, version_max, op,
-//!             entries, tombstones, value_bytes, value_blocks, overflow_blocks, deadline_min }
+//!             entries, tombstones, value_bytes, value_blocks, overflow_blocks }
 //! Builder::new(&Config, Identity, TreeId, Level, op)
-//! Builder::needs_block() -> bool; open_block(Buffer, BlockAddress)
-//! Builder::push(&EntryRef) -> Push::{Accepted, BlockFull, TableFull}
-//! Builder::close_block() -> BlockImage { reference, image: Frozen }
+//! Builder::open_block(Buffer, BlockAddress)
+//! Builder::push(&EntryRef) -> Push::{Accepted, NeedsBlock, BlockFull, TableFull}
+//! Builder::close_block() -> Option<BlockImage { reference, bytes: Frozen }>
 //! Builder::finish(Buffer, BlockAddress) -> (BlockImage, TableInfo)
 //! BlockCursor::new(Block) ; next() -> Result<bool, _>; entry() -> EntryRef
 //!
@@ -77,8 +77,13 @@ pub mod block;
 pub mod config;
 pub mod entry;
 pub mod expiry;
+pub mod filter;
 pub mod forest;
+pub mod free_set;
+pub mod index;
 pub mod key;
 pub mod memtable;
 pub mod overflow;
+pub mod page;
+pub mod table;
 pub mod tree;
