@@ -136,6 +136,8 @@ pub struct SimDisk {
     locks: BTreeMap<Inode, u64>,
     faults: Faults,
     dice: Dice,
+    /// Decides what crashes leave; apart from faults, so that either can vary alone.
+    crash_dice: Dice,
     next: u64,
     syncs_ignored: bool,
     trace: Option<Box<Trace>>,
@@ -156,6 +158,7 @@ impl SimDisk {
             locks: BTreeMap::new(),
             faults,
             dice: Dice::new(seed, "disk"),
+            crash_dice: Dice::new(seed, "crash"),
             next: 1,
             syncs_ignored: false,
             trace: None,
@@ -500,10 +503,15 @@ impl SimDisk {
 
     /// Loses power: what no sync covers is kept, lost, torn or reordered as the disk's dice say.
     pub fn power_loss(&mut self) {
-        let mut dice = self.dice.clone();
-        self.dice.bits();
+        let mut dice = self.crash_dice.clone();
         let mut survival = Survival::draw(&mut dice);
         self.crash(&mut |atom| survival.keeps(atom, &mut dice));
+        self.crash_dice = dice;
+    }
+
+    /// Draws what crashes leave from another seed from now on.
+    pub fn reseed_crashes(&mut self, seed: u64) {
+        self.crash_dice = Dice::new(seed, "crash");
     }
 
     /// Loses power with every question answered by `keep`.

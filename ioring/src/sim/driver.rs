@@ -1,0 +1,237 @@
+//! The driver of one simulated core: every call goes to the state that all cores of the world
+//! share.
+//!
+//! A driver belongs to one run (boot) of its node. What outlives that run, a file handle kept by a
+//! test for one, finds its descriptors gone and is ignored, as a kernel ignores the dead.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use super::dice::Dice;
+use super::disk::{Change, SimDisk};
+use super::state::{Handle, OpKey, State};
+use crate::driver::{Driver, FileId, OpenedFile, Operation, SocketId, Token};
+use crate::fatal::Fatal;
+use crate::file::{Direct, OpenOptions};
+use crate::fs::Metadata;
+use crate::net::{ListenOptions, RecvBuffer, Side};
+use crate::time::{Instant, WallClock};
+
+pub(crate) struct SimDriver {
+    pub(crate) state: Rc<RefCell<State>>,
+    pub(crate) node: usize,
+    pub(crate) boot: u32,
+    pub(crate) core: usize,
+    /// How often each purpose asked for a seed.
+    pub(crate) seeds: RefCell<BTreeMap<String, u64>>,
+}
+
+/// What unwinds through a task whose node ended itself.
+pub(crate) struct NodeEnded;
+
+impl SimDriver {
+    fn key(&self, token: Token) -> OpKey {
+        OpKey { node: self.node, boot: self.boot, core: self.core, token }
+    }
+
+    fn is_alive(&self) -> bool {
+        self.state.borrow().hosts[self.node].boot == self.boot
+    }
+
+    fn with_disk<R>(&self, f: impl FnOnce(&mut SimDisk) -> R) -> R {
+        f(self.state.borrow_mut().disk(self.node))
+    }
+
+    fn handle(&self, file: FileId) -> io::Result<Handle> {
+        let state = self.state.borrow();
+        let handle = state.handles.get(&file.0).copied();
+        handle.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
+    }
+}
+
+impl Driver for SimDriver {
+    fn now(&self) -> Instant {
+        Instant::from_nanos(self.state.borrow().now)
+    }
+
+    fn wall_clock(&self) -> WallClock {
+        WallClock(self.state.borrow().wall_clock(self.node))
+    }
+
+    fn random_seed(&self, purpose: &str) -> [u8; 32] {
+        let mut seeds = self.seeds.borrow_mut();
+        let count = seeds.entry(purpose.to_owned()).or_default();
+        *count += 1;
+        let name = format!("{purpose}/{}/{}/{}/{count}", self.node, self.boot, self.core);
+        let mut dice = Dice::new(self.state.borrow().seed, &name);
+        let mut seed = [0; 32];
+        seed.chunks_mut(8).for_each(|word| word.copy_from_slice(&dice.bits().to_le_bytes()));
+        seed
+    }
+
+    fn fatal(&self, reason: &Fatal) -> ! {
+        let status = reason.exit_status();
+        self.state.borrow_mut().fatal = Some((self.node, reason.to_string(), status));
+        std::panic::resume_unwind(Box::new(NodeEnded))
+    }
+
+    fn submit(&self, token: Token, operation: &Operation) {
+        if self.is_alive() {
+            self.state.borrow_mut().submit(self.key(token), operation);
+        }
+    }
+
+    fn cancel(&self, token: Token) {
+        self.state.borrow_mut().cancel(self.key(token));
+    }
+
+    fn open(&self, path: &Path, options: &OpenOptions) -> io::Result<OpenedFile> {
+        let mut state = self.state.borrow_mut();
+        let direct = match options.direct {
+            Direct::Off => false,
+            Direct::Preferred => state.config.direct_io,
+            Direct::Required if state.config.direct_io => true,
+            Direct::Required => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        };
+        let disk = state.disk(self.node);
+        let inode = disk.open(path, options.create, options.create_new)?;
+        state.handle_next += 1;
+        let id = state.handle_next;
+        let (read, write) = (options.read, options.write);
+        state.handles.insert(id, Handle { inode, node: self.node, direct, read, write });
+        Ok(OpenedFile { id: FileId(id), direct })
+    }
+
+    fn close(&self, file: FileId) {
+        let mut state = self.state.borrow_mut();
+        if state.handles.remove(&file.0).is_some() {
+            state.disk(self.node).unlock(file.0 as u64);
+        }
+    }
+
+    fn length(&self, file: FileId) -> io::Result<u64> {
+        let handle = self.handle(file)?;
+        Ok(self.with_disk(|disk| disk.length(handle.inode)))
+    }
+
+    fn set_length(&self, file: FileId, length: u64) -> io::Result<()> {
+        let handle = self.handle(file)?;
+        self.with_disk(|disk| {
+            let started = disk.change_start(handle.inode, Change::SetLength(length))?;
+            disk.write_end(&started, false)
+        })
+    }
+
+    fn try_lock(&self, file: FileId) -> io::Result<bool> {
+        let handle = self.handle(file)?;
+        Ok(self.with_disk(|disk| disk.try_lock(handle.inode, file.0 as u64)))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.with_disk(|disk| disk.create_dir(path))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.with_disk(|disk| disk.rename(from, to))
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.with_disk(|disk| disk.remove_file(path))
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.with_disk(|disk| disk.remove_dir_all(path))
+    }
+
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        self.with_disk(|disk| disk.read_dir(path))
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.with_disk(|disk| disk.sync_dir(path))
+    }
+
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        let (is_dir, length) = self.with_disk(|disk| disk.metadata(path))?;
+        Ok(Metadata { length, is_dir })
+    }
+
+    fn read_small(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.with_disk(|disk| {
+            let inode = disk.open(path, false, false)?;
+            let mut bytes = vec![0; disk.length(inode) as usize];
+            let count = disk.read(inode, 0, &mut bytes)?;
+            bytes.truncate(count);
+            Ok(bytes)
+        })
+    }
+
+    fn write_small(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.with_disk(|disk| {
+            let inode = disk.open(path, true, false)?;
+            let started = disk.change_start(inode, Change::SetLength(0))?;
+            disk.write_end(&started, false)?;
+            let started = disk.write_start(inode, 0, bytes)?;
+            disk.write_end(&started, false)?;
+            let sync = disk.sync_start(inode);
+            disk.sync_end(inode, sync)
+        })
+    }
+
+    fn listen(
+        &self,
+        address: SocketAddr,
+        options: &ListenOptions,
+    ) -> io::Result<(SocketId, SocketAddr)> {
+        let mut state = self.state.borrow_mut();
+        let listening =
+            state.net.listen(self.node, address, options.reuse_port, options.backlog)?;
+        Ok((SocketId(listening.0), listening.1))
+    }
+
+    fn poll_accept(
+        &self,
+        listener: SocketId,
+        waker: &Waker,
+    ) -> Poll<io::Result<(SocketId, SocketAddr)>> {
+        let accepted = self.state.borrow_mut().net.poll_accept(listener.0, waker);
+        accepted.map_ok(|(socket, address)| (SocketId(socket), address))
+    }
+
+    fn open_socket(&self, _address: SocketAddr) -> io::Result<SocketId> {
+        Ok(SocketId(self.state.borrow_mut().net.open_socket(self.node)))
+    }
+
+    fn poll_receive(&self, socket: SocketId, waker: &Waker) -> Poll<io::Result<RecvBuffer>> {
+        let mut state = self.state.borrow_mut();
+        let now = state.now;
+        let received = state.net.poll_receive(now, socket.0, waker);
+        if let Poll::Ready(Ok(bytes)) = &received {
+            let (node, length) = (self.node as u64, bytes.len() as u64);
+            state.record(&[4, node, length, now]);
+        }
+        received.map_ok(RecvBuffer::owned)
+    }
+
+    fn pause_receive(&self, _socket: SocketId) {
+        // Nothing is received ahead beyond the window, and that is bounded already.
+    }
+
+    fn shutdown(&self, socket: SocketId, side: Side) -> io::Result<()> {
+        let mut state = self.state.borrow_mut();
+        let now = state.now;
+        let (read, write) = (side != Side::Write, side != Side::Read);
+        state.net.shutdown(now, socket.0, read, write)
+    }
+
+    fn close_socket(&self, socket: SocketId) {
+        let mut state = self.state.borrow_mut();
+        let now = state.now;
+        state.net.close(now, socket.0);
+    }
+}
