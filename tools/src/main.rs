@@ -25,6 +25,7 @@ struct Arguments {
 enum Command {
     Demo(commands::demo::Arguments),
     Bench(commands::bench::Arguments),
+    CheckHost(commands::check_host::Arguments),
     Ctl(commands::ctl::Arguments),
     Status(commands::status::Arguments),
     Completions(commands::completions::Arguments),
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Demo(arguments) => commands::demo::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
+        Command::CheckHost(arguments) => commands::check_host::run(&arguments),
         Command::Ctl(arguments) => commands::ctl::run(&arguments),
         Command::Status(arguments) => commands::status::run(&arguments),
         Command::Completions(arguments) => {

@@ -1,6 +1,7 @@
 //! One module for each subcommand.
 
 pub(crate) mod bench;
+pub(crate) mod check_host;
 pub(crate) mod completions;
 pub(crate) mod ctl;
 pub(crate) mod demo;
