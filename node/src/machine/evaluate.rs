@@ -151,7 +151,7 @@ fn increment_float<'a>(
     let (Parsed::Finite(before), Parsed::Finite(by)) = (before, by) else {
         return Err(ErrorCode::OutOfRange);
     };
-    let sum = before.add(by).ok_or(ErrorCode::OutOfRange)?;
+    let sum = before.plus(by).ok_or(ErrorCode::OutOfRange)?;
     value.clear();
     sum.append(value, floats);
     let deadline = current.map_or(0, |entry| entry.deadline);

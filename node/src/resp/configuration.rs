@@ -9,6 +9,7 @@ use wire::Sink;
 use super::encode::Encoder;
 use super::glob;
 use super::number::Digits;
+use super::parser::Arguments;
 use super::plan::{Planned, Planner, Work};
 use super::refusal::Refusal;
 
@@ -23,9 +24,6 @@ const FIXED: &[(&str, &str)] = &[
     ("save", ""),
     ("timeout", "0"),
 ];
-
-/// The longest value, in bytes.
-const VALUE_MAX: &str = "proto-max-bulk-len";
 
 const UNSUPPORTED: &[(&str, &str)] = &[
     ("help", "CONFIG HELP"),
@@ -47,18 +45,21 @@ pub(super) fn plan<'a, S: Sink>(
         return Err(Refusal::ArityOf("config|get"));
     }
     let value_max = Digits::of_u64(planner.host.value_max as u64);
-    let wanted = |name: &str| {
-        patterns.iter().any(|pattern| glob::matches_any_case(pattern, name.as_bytes()))
-    };
-    let fixed = FIXED.iter().filter(|(name, _)| wanted(name));
-    encoder.map(fixed.clone().count() + usize::from(wanted(VALUE_MAX)));
-    for (name, value) in fixed {
-        encoder.bulk(name.as_bytes());
+    let value_max = std::str::from_utf8(value_max.as_bytes()).expect("digits are text");
+    let parameters = FIXED.iter().copied().chain([("proto-max-bulk-len", value_max)]);
+    let wanted = parameters.filter_map(|(name, value)| Some((shown(name, patterns)?, value)));
+    encoder.map(wanted.clone().count());
+    for (name, value) in wanted {
+        encoder.bulk(name);
         encoder.bulk(value.as_bytes());
     }
-    if wanted(VALUE_MAX) {
-        encoder.bulk(VALUE_MAX.as_bytes());
-        encoder.bulk(value_max.as_bytes());
-    }
     Ok(Work::Replied)
+}
+
+/// The name as the reply has it if any pattern matches: a plain name in the spelling of the request.
+fn shown<'a>(name: &'a str, patterns: Arguments<'a>) -> Option<&'a [u8]> {
+    let name = name.as_bytes();
+    let plain = patterns.iter().find(|pattern| pattern.eq_ignore_ascii_case(name));
+    let matched = patterns.iter().any(|pattern| glob::matches_any_case(pattern, name));
+    plain.or(matched.then_some(name))
 }

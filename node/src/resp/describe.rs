@@ -46,7 +46,7 @@ pub(super) fn plan<'a, S: Sink>(
         for name in names.iter() {
             match table::lookup(name) {
                 Some(spec) => append_info(spec, encoder),
-                None => encoder.null_array(),
+                None => encoder.null(),
             }
         }
     } else if is("DOCS") {
@@ -79,10 +79,10 @@ fn append_info(spec: &Spec, encoder: &mut Encoder<'_>) {
     encoder.integer(spec.last_key.into());
     encoder.integer(spec.key_step.into());
     append_set(categories(spec), encoder);
-    encoder.array(spec.tips.len());
+    encoder.set(spec.tips.len());
     spec.tips.iter().for_each(|tip| encoder.bulk(tip.as_bytes()));
     append_key_specifications(spec, encoder);
-    encoder.array(0);
+    encoder.set(0);
 }
 
 fn append_set(names: impl Iterator<Item = &'static str> + Clone, encoder: &mut Encoder<'_>) {
@@ -116,7 +116,7 @@ fn categories(spec: &Spec) -> impl Iterator<Item = &'static str> + Clone {
 /// Where the keys stand: from argument 1 to the last key, in steps.
 fn append_key_specifications(spec: &Spec, encoder: &mut Encoder<'_>) {
     if spec.key_flags.is_empty() {
-        encoder.array(0);
+        encoder.set(0);
         return;
     }
     let field = |name: &str, encoder: &mut Encoder<'_>| encoder.bulk(name.as_bytes());
@@ -124,7 +124,7 @@ fn append_key_specifications(spec: &Spec, encoder: &mut Encoder<'_>) {
         encoder.bulk(name.as_bytes());
         encoder.integer(value);
     };
-    encoder.array(1);
+    encoder.set(1);
     encoder.map(3);
     field("flags", encoder);
     append_set(spec.key_flags.iter().copied(), encoder);

@@ -2,8 +2,7 @@
 //!
 //! One set of methods serves both versions: a caller says what a value *is* (a map, a null, a set
 //! of flags) and the version decides how it looks. In RESP2 a map is an array of twice the length,
-//! a set an array, a boolean an integer, a double and a verbatim text a bulk string. There are two
-//! nulls in RESP2, of a bulk and of an array, and one in RESP3.
+//! a set an array, a verbatim text a bulk string, and null the null bulk string.
 //!
 //! Nothing here allocates but the growth of the output vector. Texts of errors and simple strings
 //! end at a line end, so whatever a client sent that is echoed in one goes through
@@ -106,14 +105,6 @@ impl<'a> Encoder<'a> {
         });
     }
 
-    /// The absence of an array.
-    pub fn null_array(&mut self) {
-        self.out.extend_from_slice(match self.protocol {
-            Protocol::Resp2 => b"*-1\r\n",
-            Protocol::Resp3 => b"_\r\n",
-        });
-    }
-
     /// The head of an array of `count` values, which follow.
     pub fn array(&mut self, count: usize) {
         self.header(b'*', count);
@@ -178,7 +169,6 @@ mod tests {
         assert_eq!(both(|e| e.bulk(b"a\r\n")), same("$3\r\na\r\n\r\n"));
         assert_eq!(both(|e| e.array(3)), same("*3\r\n"));
         assert_eq!(both(|e| e.null()), ("$-1\r\n".into(), "_\r\n".into()));
-        assert_eq!(both(|e| e.null_array()), ("*-1\r\n".into(), "_\r\n".into()));
         assert_eq!(both(|e| e.map(2)), ("*4\r\n".into(), "%2\r\n".into()));
         assert_eq!(both(|e| e.set(2)), ("*2\r\n".into(), "~2\r\n".into()));
         let verbatim = ("$2\r\nhi\r\n".into(), "=6\r\ntxt:hi\r\n".into());

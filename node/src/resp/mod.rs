@@ -46,5 +46,5 @@ pub use encode::{Encoder, Protocol};
 pub use parser::{Arguments, Limits, Parser, Progress, ProtocolError};
 pub use plan::{Ask, Form, Host, Plan, Work, plan};
 pub use read::{Combine, KeyRead, Read, ScanRequest};
-pub use reply::{Shape, Unknown};
+pub use reply::{Shape, Unknown, append_error};
 pub use session::{Peer, Session};
