@@ -446,6 +446,12 @@ impl Block {
         Ok(Block { header, bytes })
     }
 
+    /// A block whose header came out of [`verify`] or [`verify_any`] on these bytes.
+    pub(crate) fn verified(header: Header, bytes: Frozen) -> Block {
+        assert!(bytes.len() >= header.size as usize);
+        Block { header, bytes }
+    }
+
     /// Its header.
     #[must_use]
     pub fn header(&self) -> &Header {

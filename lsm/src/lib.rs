@@ -52,16 +52,19 @@
 //! BlockCursor::new(Block) ; next() -> Result<bool, _>; entry() -> EntryRef
 //!
 //! // grid: one per shard, Rc<Grid>; reads are `&self`, nothing is borrowed across an await
+//! Grid::format(path, Owner, &Config, Direct).await; open(..).await -> Result<Rc<Grid>, OpenError>
 //! Grid::try_index(&TableInfo) -> Option<IndexHandle>; read_index(&TableInfo, Class).await
 //! Grid::try_page(&PageReference) -> Option<PageHandle>; read_page(.., Class).await
 //! Grid::read_block(&BlockReference, BlockType, Class).await -> Result<Block, ReadError>
-//! Grid::write_block(BlockImage).await -> Result<(), WriteError>;  sync().await
+//! Grid::read_overflow(&OverflowReference, Class, &mut Vec<u8>).await
+//! Grid::write_block(BlockImage).await; sync().await        // failure ends the process
 //! Grid::buffer().await -> Buffer                           // a whole block's, pooled
 //! Grid::reserve(count) -> Option<Reservation>; acquire(&mut Reservation) -> BlockAddress;
 //! Grid::forfeit(Reservation); release(BlockAddress)        // in an order given by the log
-//! Grid::checkpoint_begin() -> FreeSetSnapshot              // released so far: pending
-//! Grid::checkpoint_free()                                  // at F(C): pending become free
-//! Grid::space() -> Space { max, acquired, reserved, released, free }
+//! Grid::checkpoint_begin(); free_set_snapshot() -> Snapshot    // released so far: pending
+//! Grid::checkpoint_free() -> u64                           // at F(C): pending become free
+//! Grid::install_free_set(FreeSet::restore(..))
+//! Grid::space() -> Space { blocks_max, acquired, reserved, staged, pending }.free()
 //!
 //! // manifest_log: durable history of live tables
 //! ManifestLog::insert(Level, Rc<TableInfo>); remove(&TableInfo); blocks_needed() -> usize
@@ -74,12 +77,14 @@
 
 pub mod bar;
 pub mod block;
+pub mod cache;
 pub mod config;
 pub mod entry;
 pub mod expiry;
 pub mod filter;
 pub mod forest;
 pub mod free_set;
+pub mod grid;
 pub mod index;
 pub mod key;
 pub mod memtable;
