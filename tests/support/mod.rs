@@ -5,6 +5,7 @@
 //! a node does not come to serve, the panic shows the end of its log.
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
+#![allow(clippy::unwrap_used, reason = "a test whose support fails has failed")]
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

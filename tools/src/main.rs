@@ -8,6 +8,7 @@
 mod commands;
 mod outcome;
 mod progress;
+mod runtime;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ enum Command {
     Demo(commands::demo::Arguments),
     Bench(commands::bench::Arguments),
     CheckHost(commands::check_host::Arguments),
+    Inspect(commands::inspect::Arguments),
     Ctl(commands::ctl::Arguments),
     Status(commands::status::Arguments),
     Completions(commands::completions::Arguments),
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => commands::demo::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::CheckHost(arguments) => commands::check_host::run(&arguments),
+        Command::Inspect(arguments) => commands::inspect::run(&arguments),
         Command::Ctl(arguments) => commands::ctl::run(&arguments),
         Command::Status(arguments) => commands::status::run(&arguments),
         Command::Completions(arguments) => {

@@ -15,6 +15,7 @@ use node::config::units::format_size;
 use serde::Serialize;
 
 use crate::outcome::{Failure, Outcome, print, print_line};
+use crate::runtime;
 
 /// Look at kernel, io_uring, memory limits, disk and clock, with a remedy for each problem
 #[derive(Debug, clap::Args)]
@@ -199,22 +200,20 @@ fn clock(source: &str) -> Finding {
 fn direct_io(dir: &Path) -> Finding {
     let remedy = "use ext4 or XFS on a local disk; overlay and tmpfs have no direct I/O. `dev` \
                   falls back to buffered writes, `start` refuses";
-    let config = uring::Config { cpus: vec![0], pin: false, ..uring::Config::default() };
-    let Ok(runtime) = uring::Runtime::new(config) else {
-        let found = "not tried: there is no ring".to_owned();
-        return Finding::new("direct I/O", Verdict::Problem, found, remedy);
-    };
     let path = dir.join(format!(".quorate-check-host-{}", std::process::id()));
     let made = path.clone();
-    let mut tried = runtime.run(vec![made], |path| async move { try_direct_io(&path).await });
+    let tried = runtime::run(move || {
+        let path = made.clone();
+        async move { try_direct_io(&path).await }
+    });
     // It may never have been made.
     let _ = fs::remove_file(&path);
-    match tried.pop().expect("one part was given") {
+    match tried.and_then(|result| result) {
         Ok(alignment) => {
             let found = format!("works in {} with blocks of {alignment} bytes", dir.display());
             Finding::new("direct I/O", Verdict::Good, found, remedy)
         }
-        Err(error) => Finding::new("direct I/O", Verdict::Problem, error.to_string(), remedy),
+        Err(error) => Finding::new("direct I/O", Verdict::Problem, format!("{error:#}"), remedy),
     }
 }
 

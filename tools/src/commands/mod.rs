@@ -5,4 +5,5 @@ pub(crate) mod check_host;
 pub(crate) mod completions;
 pub(crate) mod ctl;
 pub(crate) mod demo;
+pub(crate) mod inspect;
 pub(crate) mod status;
