@@ -5,7 +5,7 @@ use wire::{ErrorCode, Full, Outcome, SliceSink, Value, Version};
 
 fn encoded(outcome: &Outcome<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
-    outcome.encode(&mut bytes).unwrap();
+    outcome.encode(&mut bytes).expect("vectors grow");
     assert_eq!(bytes.len(), outcome.encoded_size());
     bytes
 }

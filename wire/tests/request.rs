@@ -19,9 +19,9 @@ fn request(tag: u64, operations: &[OperationView<'_>]) -> Vec<u8> {
 }
 
 fn append(bytes: &mut Vec<u8>, tag: u64, operations: &[OperationView<'_>]) {
-    let mut builder = RequestBuilder::new(bytes, ClientTag(tag)).unwrap();
+    let mut builder = RequestBuilder::new(bytes, ClientTag(tag)).expect("vectors grow");
     for operation in operations {
-        builder.push(operation).unwrap();
+        builder.push(operation).expect("vectors grow");
     }
     builder.finish();
 }
