@@ -27,7 +27,10 @@ pub fn slot_of_key(key: &[u8]) -> Slot {
 }
 
 fn hashed_part(key: &[u8]) -> &[u8] {
-    let Some(open) = key.iter().position(|&byte| byte == b'{') else { return key };
+    // Most keys have no brace; without an early exit this is a few vector instructions.
+    let tagged = key.iter().fold(false, |found, &byte| found | (byte == b'{'));
+    let open = if tagged { key.iter().position(|&byte| byte == b'{') } else { None };
+    let Some(open) = open else { return key };
     let tail = &key[open + 1..];
     match tail.iter().position(|&byte| byte == b'}') {
         Some(length) if length > 0 => &tail[..length],
@@ -36,25 +39,42 @@ fn hashed_part(key: &[u8]) -> &[u8] {
 }
 
 fn crc16(bytes: &[u8]) -> u16 {
-    bytes
-        .iter()
-        .fold(0, |crc: u16, &byte| (crc << 8) ^ CRC16_TABLE[usize::from((crc >> 8) as u8 ^ byte)])
+    bytes.chunks(STRIDE).fold(0, crc16_chunk)
 }
 
-const CRC16_TABLE: [u16; 256] = {
-    let mut table = [0; 256];
+/// Continues a sum by up to [`STRIDE`] bytes at once: what each of them contributes is looked up
+/// independently of the others, by how many bytes follow it.
+fn crc16_chunk(crc: u16, chunk: &[u8]) -> u16 {
+    let [high, low] = crc.to_be_bytes();
+    let last = chunk.len() - 1;
+    let first = CRC16_TABLES[last][usize::from(chunk[0] ^ high)];
+    let Some(second) = chunk.get(1) else { return first ^ (u16::from(low) << 8) };
+    let start = first ^ CRC16_TABLES[last - 1][usize::from(second ^ low)];
+    let rest = CRC16_TABLES[..last - 1].iter().rev().zip(&chunk[2..]);
+    rest.fold(start, |sum, (table, &byte)| sum ^ table[usize::from(byte)])
+}
+
+const STRIDE: usize = 8;
+
+/// Table k holds what a byte contributes when k bytes follow it.
+static CRC16_TABLES: [[u16; 256]; STRIDE] = {
+    let mut tables = [[0; 256]; STRIDE];
     let mut index = 0;
     while index < 256 {
         let mut crc = (index as u16) << 8;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 0x8000 != 0 { (crc << 1) ^ 0x1021 } else { crc << 1 };
-            bit += 1;
+        let mut following = 0;
+        while following < STRIDE {
+            let mut bit = 0;
+            while bit < 8 {
+                crc = if crc & 0x8000 != 0 { (crc << 1) ^ 0x1021 } else { crc << 1 };
+                bit += 1;
+            }
+            tables[following][index] = crc;
+            following += 1;
         }
-        table[index] = crc;
         index += 1;
     }
-    table
+    tables
 };
 
 #[cfg(test)]
@@ -67,6 +87,19 @@ mod tests {
         assert_eq!(slot_of_key(b"123456789"), Slot(0x31c3));
         assert_eq!(slot_of_key(b"foo"), Slot(12_182));
         assert_eq!(slot_of_key(b""), Slot(0));
+    }
+
+    #[test]
+    fn sums_of_any_length_are_those_bit_by_bit() {
+        let bytes: Vec<u8> = (0..100u32).map(|index| (index * 151 + 7) as u8).collect();
+        for end in 0..bytes.len() {
+            let by_bits = bytes[..end].iter().fold(0u16, |crc, &byte| {
+                (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
+                    if crc & 0x8000 != 0 { (crc << 1) ^ 0x1021 } else { crc << 1 }
+                })
+            });
+            assert_eq!(crc16(&bytes[..end]), by_bits, "{end} bytes");
+        }
     }
 
     #[test]
