@@ -5,6 +5,8 @@
 //! through all rounds, so what was acknowledged in the first still counts in the last. The long
 //! form: `QUORATE_TEST_ROUNDS=100`.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
+
 mod support;
 
 use std::thread;

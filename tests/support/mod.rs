@@ -17,36 +17,36 @@ use std::time::{Duration, Instant};
 use client::{Connection, Reply};
 
 /// How long anything may take that is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The binary under test.
-pub fn quorate() -> Command {
+pub(crate) fn quorate() -> Command {
     Command::new(env!("CARGO_BIN_EXE_quorate"))
 }
 
 /// Rounds of a test that has a long form: `QUORATE_TEST_ROUNDS`, or `short`.
-pub fn rounds(short: u32) -> u32 {
+pub(crate) fn rounds(short: u32) -> u32 {
     std::env::var("QUORATE_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(short)
 }
 
 /// A running `quorate dev`.
-pub struct Node {
+pub(crate) struct Node {
     child: Child,
     /// `host:port` of the RESP listener.
-    pub resp: String,
+    pub(crate) resp: String,
     /// `host:port` of the HTTP listener.
-    pub http: String,
+    pub(crate) http: String,
     log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Node {
     /// Starts a node on `directory` with further flags and waits until it serves.
-    pub fn start(directory: &Path, flags: &[&str]) -> Node {
+    pub(crate) fn start(directory: &Path, flags: &[&str]) -> Node {
         Node::try_start(directory, flags).unwrap_or_else(|log| panic!("no node:\n{log}"))
     }
 
     /// As [`Node::start`]; when the node ends before it serves, the end of its log.
-    pub fn try_start(directory: &Path, flags: &[&str]) -> Result<Node, String> {
+    pub(crate) fn try_start(directory: &Path, flags: &[&str]) -> Result<Node, String> {
         let mut child = quorate()
             .args(["dev", "--resp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--dir"])
             .arg(directory)
@@ -94,24 +94,24 @@ impl Node {
     }
 
     /// The process.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// What it wrote to standard error so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
     }
 
     /// `kill -9`, and waits for the end.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         // It may have ended by itself.
         let _ = self.child.kill();
         self.child.wait().unwrap();
     }
 
     /// Asks it to stop and waits for the end.
-    pub fn stop(&mut self) -> ExitStatus {
+    pub(crate) fn stop(&mut self) -> ExitStatus {
         let status = Command::new("kill").arg(self.pid().to_string()).status().unwrap();
         assert!(status.success());
         let deadline = Instant::now() + PATIENCE;
@@ -125,12 +125,12 @@ impl Node {
     }
 
     /// A client connection.
-    pub fn connect(&self) -> Connection {
+    pub(crate) fn connect(&self) -> Connection {
         Connection::connect(&self.resp, PATIENCE).unwrap()
     }
 
     /// Bytes of memory that it holds, now.
-    pub fn resident_bytes(&self) -> u64 {
+    pub(crate) fn resident_bytes(&self) -> u64 {
         bench::host::ProcessUse::read(self.pid()).unwrap().resident_bytes
     }
 }
@@ -142,22 +142,22 @@ impl Drop for Node {
 }
 
 /// Sends one request and returns its reply.
-pub fn call(connection: &mut Connection, request: &[&str]) -> Reply {
+pub(crate) fn call(connection: &mut Connection, request: &[&str]) -> Reply {
     connection.call(request).unwrap()
 }
 
 /// A folder that is removed with the value.
-pub struct Folder(tempfile::TempDir);
+pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
     /// A new one, beside the build: on a real file system, not in memory.
-    pub fn new() -> Folder {
+    pub(crate) fn new() -> Folder {
         let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
         Folder(tempfile::tempdir_in(place).unwrap())
     }
 
     /// Where a node may keep its data.
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.0.path().join("data")
     }
 }
