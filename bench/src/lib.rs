@@ -3,12 +3,14 @@
 //! | module | what it measures |
 //! | --- | --- |
 //! | [`load`] | a running node (or any Redis) over RESP: `quorate bench run` |
+//! | [`compare`] | a node side by side with Redis: `quorate bench compare` |
 //! | [`device`] | this disk: `quorate bench device` |
 //! | [`net`] | this network stack: `quorate bench net` |
 //! | [`workload`], [`ledger`] | which keys and values, and what of them was acknowledged |
 //! | [`report`] | what is printed and saved |
 //! | [`host`] | what it ran on |
 
+pub mod compare;
 pub mod device;
 pub mod host;
 pub mod ledger;

@@ -12,8 +12,8 @@ use crate::outcome::{Failure, Outcome, print, print_line};
 
 /// Measure random reads, writes and durable writes of this disk
 ///
-/// Direct I/O on one file, at random aligned offsets. The figures are the limit that everything else
-/// is a share of.
+/// Direct I/O on one file, at random aligned offsets. The figures are the limit that everything
+/// else is a share of.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  quorate bench device --dir /mnt/nvme\n  \
                         quorate bench device --runtime ioring,glommio --rounds 5")]

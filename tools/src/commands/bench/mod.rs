@@ -1,5 +1,6 @@
 //! `quorate bench`: what a node, a disk, a network stack and the engine can do here.
 
+mod compare;
 mod device;
 mod net;
 mod run;
@@ -20,6 +21,7 @@ enum Bench {
     Run(Box<run::Arguments>),
     Device(device::Arguments),
     Net(net::Arguments),
+    Compare(compare::Arguments),
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
@@ -27,5 +29,6 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         Bench::Run(arguments) => run::run(arguments),
         Bench::Device(arguments) => device::run(arguments),
         Bench::Net(arguments) => net::run(arguments),
+        Bench::Compare(arguments) => compare::run(arguments),
     }
 }

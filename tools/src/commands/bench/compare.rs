@@ -1,0 +1,125 @@
+//! `quorate bench compare`: side by side with Redis, in one run.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use bench::compare::{self, CASES, Case, Options, Row, Side};
+use bench::host::Host;
+use node::config::units::parse_duration;
+
+use crate::outcome::{Outcome, print, print_line};
+
+/// Measure this product and Redis on the same cores and disk, taking turns
+///
+/// Needs redis-server, redis-benchmark and taskset. Servers share one core, the generator has
+/// another; processor time of the servers is given for each operation.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  quorate bench compare --rounds 5 --dir /mnt/nvme")]
+pub(crate) struct Arguments {
+    /// The system to compare with
+    #[arg(long, value_name = "NAME", default_value = "redis", value_parser = ["redis"])]
+    against: String,
+    /// Folder on the disk to use; what is made in it is removed again
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    dir: PathBuf,
+    /// About how long to measure each row on each side in each round
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse_duration)]
+    duration: Duration,
+    /// Rounds; the median counts
+    #[arg(long, value_name = "COUNT", default_value_t = 3)]
+    rounds: usize,
+    /// Connections
+    #[arg(long, value_name = "COUNT", default_value_t = 50)]
+    clients: u32,
+    /// Bytes of a value
+    #[arg(long, value_name = "BYTES", default_value_t = 100)]
+    value_size: u32,
+    /// Number of different keys
+    #[arg(long, value_name = "COUNT", default_value_t = 100_000)]
+    keys: u64,
+    /// Core of the servers
+    #[arg(long, value_name = "CORE", default_value_t = 0)]
+    server_cpu: usize,
+    /// Core of the generator
+    #[arg(long, value_name = "CORE", default_value_t = 1)]
+    client_cpu: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    let options = Options {
+        binary: std::env::current_exe().context("cannot find this program's own file")?,
+        directory: arguments.dir.clone(),
+        duration: arguments.duration,
+        rounds: arguments.rounds.max(1),
+        clients: arguments.clients,
+        value_size: arguments.value_size,
+        keys: arguments.keys,
+        server_cpu: arguments.server_cpu,
+        client_cpu: arguments.client_cpu,
+    };
+    let rows = compare::run(&options, &CASES, |_, _, _| {})?;
+    let host = Host::read();
+    if arguments.json {
+        print_line(serde_json::json!({ "host": host, "rows": rows }));
+        return Ok(());
+    }
+    print_line(format_args!(
+        "{}, {} cores, Linux {}\nservers on core {}, redis-benchmark on core {}: {} connections, \
+         values of {} bytes, {} keys, {} rounds of about {:?}\n",
+        host.cpu,
+        host.cores,
+        host.kernel,
+        options.server_cpu,
+        options.client_cpu,
+        options.clients,
+        options.value_size,
+        options.keys,
+        options.rounds,
+        options.duration
+    ));
+    print(render(&rows));
+    Ok(())
+}
+
+fn render(rows: &[Row]) -> String {
+    let mut text = format!(
+        "{:<5}{:>6}  {:<20}{:>11}{:>23}{:>9}{:>9}{:>10}{:>11}{:>14}{:>10}\n",
+        "",
+        "depth",
+        "server",
+        "per second",
+        "(least .. most)",
+        "p50 ms",
+        "p99 ms",
+        "user us",
+        "kernel us",
+        "x throughput",
+        "x cpu"
+    );
+    for row in rows {
+        let Row { case: Case { command, depth }, side, per_second, .. } = row;
+        let [middle, least, most] = per_second;
+        let spread = format!("({least:.0} .. {most:.0})");
+        let own = rows.iter().find(|own| own.case == row.case && own.side == Side::Quorate);
+        let ratios = own.filter(|_| *side != Side::Quorate).map_or(String::new(), |own| {
+            let cpu = |row: &Row| row.user_us + row.system_us;
+            format!("{:>14.2}{:>10.2}", own.per_second[0] / middle, cpu(own) / cpu(row))
+        });
+        text.push_str(&format!(
+            "{:<5}{depth:>6}  {:<20}{middle:>11.0}{spread:>23}{:>9.3}{:>9.3}{:>10.2}{:>11.2}\
+             {ratios}\n",
+            command.to_uppercase(),
+            side.name(),
+            row.p50_ms,
+            row.p99_ms,
+            row.user_us,
+            row.system_us
+        ));
+    }
+    text.push_str("\nx throughput: ours over theirs, more is better; x cpu: less is better\n");
+    text
+}
