@@ -205,6 +205,23 @@ pub struct Parser {
     scratch: Vec<u8>,
 }
 
+/// A number of up to three digits, one byte before it and a line end behind it, and the size of it
+/// all: nearly every line of nearly every request, without a search for the line's end.
+#[inline]
+fn short_number(bytes: &[u8]) -> Option<(usize, usize)> {
+    let digit = |byte: u8| usize::from(byte - b'0');
+    match *bytes {
+        [_, a @ b'0'..=b'9', b'\r', b'\n', ..] => Some((digit(a), 4)),
+        [_, a @ b'1'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            Some((digit(a) * 10 + digit(b), 5))
+        }
+        [_, a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            Some((digit(a) * 100 + digit(b) * 10 + digit(c), 6))
+        }
+        _ => None,
+    }
+}
+
 /// Spans kept between requests; a request with more gives the memory back.
 const SPANS_KEPT: usize = 1024;
 /// Scratch bytes kept between inline requests.
@@ -229,11 +246,16 @@ impl Parser {
     }
 
     /// Looks for one request at the start of `input`: see the module's text for the contract.
+    #[inline]
     pub fn parse<'a>(&'a mut self, input: &'a [u8]) -> Result<Progress<'a>, ProtocolError> {
         if self.step == Step::Start {
+            if let Some(consumed) = self.parse_plain(input) {
+                let arguments = Arguments { bytes: &input[..consumed], spans: &self.spans };
+                return Ok(Progress::Request { arguments, consumed });
+            }
             match input.first() {
-                None => return Ok(Progress::Incomplete { wanted: 1 }),
                 Some(b'*') => {}
+                None => return Ok(Progress::Incomplete { wanted: 1 }),
                 Some(_) => return self.parse_inline(input),
             }
             let Some((line, next)) = self.line(input, ProtocolError::CountTooBig)? else {
@@ -244,10 +266,10 @@ impl Parser {
                 self.restart();
                 return Ok(Progress::Blank { consumed: next });
             }
-            self.missing = usize::try_from(count)
-                .ok()
-                .filter(|count| *count <= self.limits.arguments_max)
-                .ok_or(ProtocolError::Count)?;
+            if count > self.limits.arguments_max as i64 {
+                return Err(ProtocolError::Count);
+            }
+            self.missing = count as usize;
             self.step_to(Step::Length, next);
             self.forget();
         }
@@ -262,43 +284,70 @@ impl Parser {
         Ok(Progress::Request { arguments, consumed })
     }
 
-    /// Takes one argument, or says how long the input has to be.
+    /// The whole of a request that is there completely and has nothing unusual about it, which
+    /// nearly all are: no argument over 999 bytes, all in place. Anything else is for the steps
+    /// below, which start over and decide alone what is an error.
     #[inline]
-    fn parse_argument(&mut self, input: &[u8]) -> Result<Option<usize>, ProtocolError> {
-        if self.step == Step::Length {
-            let Some((line, next)) = self.line(input, ProtocolError::LengthTooBig)? else {
-                return Ok(Some(input.len() + 1));
-            };
-            match line.first() {
-                Some(b'$') => {}
-                Some(other) => return Err(ProtocolError::Expected(*other)),
-                None => return Err(ProtocolError::Expected(b'\r')),
-            }
-            let len = parse_i64(&line[1..])
-                .and_then(|len| usize::try_from(len).ok())
-                .filter(|len| *len <= self.limits.bulk_max)
-                .ok_or(ProtocolError::Length)?;
-            if next + len + LINE_END.len() > self.limits.request_max {
-                return Err(ProtocolError::RequestTooBig(self.limits.request_max));
-            }
-            self.step_to(Step::Body { len }, next);
+    fn parse_plain(&mut self, input: &[u8]) -> Option<usize> {
+        if input.first() != Some(&b'*') {
+            return None;
         }
-        let Step::Body { len } = self.step else {
-            unreachable!("a length is followed by its bytes");
+        let (count, mut at) = short_number(input)?;
+        if count == 0 || count > self.limits.arguments_max {
+            return None;
+        }
+        self.forget();
+        for _ in 0..count {
+            let rest = &input[at..];
+            let (len, size) = short_number(rest)?;
+            let next = size + len + LINE_END.len();
+            let is_plain = rest[0] == b'$' && len <= self.limits.bulk_max && next <= rest.len();
+            if !is_plain || at + next > self.limits.request_max {
+                return None;
+            }
+            // Both fit: a request's size is bounded far below 4 GiB.
+            self.spans.push(Span { start: (at + size) as u32, len: len as u32 });
+            at += next;
+        }
+        Some(at)
+    }
+
+    /// Takes one argument, or says how long the input has to be.
+    fn parse_argument(&mut self, input: &[u8]) -> Result<Option<usize>, ProtocolError> {
+        let len = match self.step {
+            Step::Body { len } => len,
+            Step::Start | Step::Length => {
+                let Some((line, next)) = self.line(input, ProtocolError::LengthTooBig)? else {
+                    return Ok(Some(input.len() + 1));
+                };
+                // An empty line is known by the byte that ends it.
+                match input[self.position] {
+                    b'$' => {}
+                    other => return Err(ProtocolError::Expected(other)),
+                }
+                let len = parse_i64(&line[1..]).and_then(|len| usize::try_from(len).ok());
+                let len =
+                    len.filter(|len| *len <= self.limits.bulk_max).ok_or(ProtocolError::Length)?;
+                if next + len + LINE_END.len() > self.limits.request_max {
+                    return Err(ProtocolError::RequestTooBig(self.limits.request_max));
+                }
+                self.step_to(Step::Body { len }, next);
+                len
+            }
         };
         // Like Redis, the two bytes behind an argument are skipped without a look.
         let end = self.position + len + LINE_END.len();
         if input.len() < end {
             return Ok(Some(end));
         }
-        self.spans.push(Span::new(self.position, len));
+        // Both fit: a request's size is bounded far below 4 GiB.
+        self.spans.push(Span { start: self.position as u32, len: len as u32 });
         self.missing -= 1;
         self.step_to(Step::Length, end);
         Ok(None)
     }
 
     /// The line at `position`, without its end, and the position behind it.
-    #[inline]
     fn line<'a>(
         &mut self,
         input: &'a [u8],
