@@ -1,9 +1,33 @@
-//! The storage node: connections, replica, shards, protocols, control plane.
+//! The storage node: wires connections, the replica and the shards of a host together.
+//!
+//! Follow one write: [`connection`] parses it, [`core`] hands it over, [`replica`] gets it into the
+//! log and commits it, [`shard`] applies it, [`gateway`] keeps its outcome until the connection
+//! renders it. Follow one read: from [`connection`] to [`core::reads`] to [`shard`] and back.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`config`] | settings, and where each came from |
+//! | [`server`] | start and stop of a node; format |
+//! | [`topology`] | slots, shards, cores |
+//! | [`connection`] | sockets: turns, replies, limits |
+//! | [`resp`] | the Redis protocol, pure |
+//! | [`core`] | what a core has, and how its parts reach each other |
+//! | [`gateway`] | what connections wait for |
+//! | [`replica`] | drives the replica and the journal |
+//! | [`shard`] | forests, and what applies the log to them |
+//! | [`machine`] | what an operation does, pure |
+//! | [`control`], [`status`], [`metrics`] | how the node is watched |
 
 pub mod config;
+pub mod connection;
+pub mod control;
+pub mod core;
 pub mod gateway;
 pub mod machine;
 pub mod metrics;
+pub mod replica;
 pub mod resp;
+pub mod server;
+pub mod shard;
 pub mod status;
 pub mod topology;

@@ -12,6 +12,7 @@
 use crate::metrics::Snapshot;
 use crate::metrics::text::Gauge;
 use serde::Serialize;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -105,7 +106,7 @@ pub struct Identity {
     /// This replica's number.
     pub replica: u8,
     /// Where Redis clients connect.
-    pub resp: String,
+    pub resp: SocketAddr,
 }
 
 #[derive(Debug, Serialize)]
@@ -156,7 +157,7 @@ impl Status {
             version: env!("CARGO_PKG_VERSION"),
             replicas: vec![ReplicaStatus {
                 replica: identity.replica,
-                address: identity.resp.clone(),
+                address: identity.resp.to_string(),
                 state: if serving { "normal" } else { "recovering" },
                 role: if serving { "primary" } else { "backup" },
                 op: replica.map_or(0, |replica| replica.op),
@@ -232,6 +233,10 @@ pub fn gauges(phase: Phase, reports: &[CoreReport]) -> Vec<Gauge> {
 mod tests {
     use super::*;
 
+    fn address() -> SocketAddr {
+        "127.0.0.1:6400".parse().unwrap()
+    }
+
     fn report() -> CoreReport {
         CoreReport {
             core: 0,
@@ -258,8 +263,7 @@ mod tests {
 
     #[test]
     fn the_fields_scripts_rely_on() {
-        let identity =
-            Identity { cluster: u128::MAX, replica: 0, resp: "127.0.0.1:6400".to_owned() };
+        let identity = Identity { cluster: u128::MAX, replica: 0, resp: address() };
         let status = Status::new(&identity, Phase::Serving, &[report()]);
         let text = status.to_json();
         assert!(text.contains(&format!("\"cluster\":{}", u128::MAX)), "{text}");
@@ -279,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_node_that_does_not_serve_claims_nothing() {
-        let identity = Identity { cluster: 1, replica: 0, resp: String::new() };
+        let identity = Identity { cluster: 1, replica: 0, resp: address() };
         for phase in [Phase::Loading, Phase::Stopping] {
             let json = Status::new(&identity, phase, &[]).to_json();
             assert!(json.contains("\"primary\":null"), "{json}");

@@ -19,11 +19,11 @@ const DEDICATED_FROM: u16 = 4;
 
 /// A core of this node, counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Core(pub u16);
+pub struct CoreIndex(pub u16);
 
-impl Core {
+impl CoreIndex {
     /// The core with the replica and the journal.
-    pub const REPLICA: Core = Core(0);
+    pub const REPLICA: CoreIndex = CoreIndex(0);
 
     /// Its place in tables that have an entry per core.
     #[must_use]
@@ -38,6 +38,7 @@ pub struct Topology {
     cores: u16,
     shards: u16,
     shard_core_first: u16,
+    shard_cores: u16,
 }
 
 impl Topology {
@@ -51,7 +52,11 @@ impl Topology {
         assert!(cores > 0 && shards > 0, "{cores} cores, {shards} shards");
         assert!(shards <= SLOT_COUNT, "a shard without slots");
         let dedicated = dedicated.unwrap_or(cores >= DEDICATED_FROM) && cores > 1;
-        Topology { cores, shards, shard_core_first: u16::from(dedicated) }
+        let shard_core_first = u16::from(dedicated);
+        let mut topology = Topology { cores, shards, shard_core_first, shard_cores: 0 };
+        let with_shards = topology.all_cores().filter(|core| topology.has_shards(*core));
+        topology.shard_cores = with_shards.count() as u16;
+        topology
     }
 
     /// How many cores there are.
@@ -61,8 +66,8 @@ impl Topology {
     }
 
     /// All cores.
-    pub fn all_cores(&self) -> impl Iterator<Item = Core> + use<> {
-        (0..self.cores).map(Core)
+    pub fn all_cores(&self) -> impl Iterator<Item = CoreIndex> + use<> {
+        (0..self.cores).map(CoreIndex)
     }
 
     /// How many shards there are.
@@ -82,21 +87,27 @@ impl Topology {
     /// The core of a shard.
     #[inline]
     #[must_use]
-    pub fn core_of(&self, shard: ShardId) -> Core {
+    pub fn core_of(&self, shard: ShardId) -> CoreIndex {
         let cores = u32::from(self.cores - self.shard_core_first);
         let index = u32::from(shard.0) * cores / u32::from(self.shards);
-        Core(self.shard_core_first + index as u16)
+        CoreIndex(self.shard_core_first + index as u16)
     }
 
     /// The shards of a core, in order. Contiguous; empty for a dedicated replica core.
-    pub fn shards_of(&self, core: Core) -> impl Iterator<Item = ShardId> + use<> {
+    pub fn shards_of(&self, core: CoreIndex) -> impl Iterator<Item = ShardId> + use<> {
         let topology = *self;
         (0..self.shards).map(ShardId).filter(move |shard| topology.core_of(*shard) == core)
     }
 
+    /// How many cores have shards.
+    #[must_use]
+    pub fn shard_cores(&self) -> u32 {
+        u32::from(self.shard_cores)
+    }
+
     /// Whether a core has any shard.
     #[must_use]
-    pub fn has_shards(&self, core: Core) -> bool {
+    pub fn has_shards(&self, core: CoreIndex) -> bool {
         self.shards_of(core).next().is_some()
     }
 }
@@ -110,10 +121,10 @@ mod tests {
     fn the_default_dedicates_from_four_cores_on() {
         for (cores, dedicated) in [(1, false), (2, false), (3, false), (4, true), (16, true)] {
             let topology = Topology::new(cores, 32, None);
-            assert_eq!(!topology.has_shards(Core::REPLICA), dedicated, "{cores} cores");
+            assert_eq!(!topology.has_shards(CoreIndex::REPLICA), dedicated, "{cores} cores");
         }
-        assert!(Topology::new(1, 8, Some(true)).has_shards(Core::REPLICA));
-        assert!(!Topology::new(2, 8, Some(true)).has_shards(Core::REPLICA));
+        assert!(Topology::new(1, 8, Some(true)).has_shards(CoreIndex::REPLICA));
+        assert!(!Topology::new(2, 8, Some(true)).has_shards(CoreIndex::REPLICA));
     }
 
     #[test]
@@ -134,7 +145,7 @@ mod tests {
             let of_cores: Vec<usize> =
                 topology.all_cores().map(|core| topology.shards_of(core).count()).collect();
             prop_assert_eq!(of_cores.iter().sum::<usize>(), usize::from(shards));
-            let from = usize::from(!topology.has_shards(Core::REPLICA) && cores > 1
+            let from = usize::from(!topology.has_shards(CoreIndex::REPLICA) && cores > 1
                 && shards >= cores);
             let most = of_cores[from..].iter().max().unwrap();
             let least = of_cores[from..].iter().min().unwrap();

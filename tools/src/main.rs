@@ -24,6 +24,9 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Format(commands::format::Arguments),
+    Start(commands::start::Arguments),
+    Dev(commands::dev::Arguments),
     Demo(commands::demo::Arguments),
     Bench(commands::bench::Arguments),
     CheckHost(commands::check_host::Arguments),
@@ -36,6 +39,9 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
+        Command::Format(arguments) => commands::format::run(&arguments),
+        Command::Start(arguments) => commands::start::run(&arguments),
+        Command::Dev(arguments) => commands::dev::run(&arguments),
         Command::Demo(arguments) => commands::demo::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::CheckHost(arguments) => commands::check_host::run(&arguments),

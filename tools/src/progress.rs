@@ -49,3 +49,30 @@ impl Line {
         }
     }
 }
+
+/// A bar of bytes, for work whose length is known.
+#[derive(Debug, Clone)]
+pub(crate) struct Bytes {
+    bar: ProgressBar,
+}
+
+impl Bytes {
+    pub(crate) fn new(what: &'static str, total: u64) -> Bytes {
+        if !std::io::stderr().is_terminal() {
+            return Bytes { bar: ProgressBar::hidden() };
+        }
+        let bar = ProgressBar::new(total);
+        let template = "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}";
+        bar.set_style(ProgressStyle::with_template(template).expect("a valid template"));
+        bar.set_message(what);
+        Bytes { bar }
+    }
+
+    pub(crate) fn show(&self, done: u64) {
+        self.bar.set_position(done);
+    }
+
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

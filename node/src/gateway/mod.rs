@@ -1,3 +1,4 @@
 //! Between a core's connections and everything else.
 
+pub mod outcomes;
 pub mod runs;

@@ -15,20 +15,16 @@
 //! dropped: what was written stays written, nobody is there to be told. That is also why a tag is
 //! never trusted further than the slab: every field of it is checked against what is there.
 //!
-//! The bytes of one run's outcomes are bounded by `reply_max`; what does not fit becomes
-//! `too_large`, so a reply never costs more memory than is configured.
+//! The bytes of one run's outcomes are bounded by `reply_max`: a reply never costs more memory than
+//! is configured.
 
 use std::cell::RefCell;
-use std::ops::Range;
 use std::task::{Poll, Waker};
-use wire::{ClientTag, ErrorCode, Outcome, Value, Version};
+use wire::{ClientTag, Outcome};
 
-use crate::topology::Core;
+use super::outcomes::Outcomes;
+use crate::topology::CoreIndex;
 
-/// Bytes of outcomes that stay allocated between runs; what a large reply took is given back.
-const BYTES_KEPT: usize = 64 * 1024;
-/// Outcomes that room is kept for between runs.
-const OUTCOMES_KEPT: usize = 4096;
 /// Idle pairs of vectors kept.
 const SPARE_MAX: usize = 256;
 
@@ -44,7 +40,7 @@ pub struct RunId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tag {
     /// The core that has the connection.
-    pub core: Core,
+    pub core: CoreIndex,
     /// The connection's slot there.
     pub run: RunId,
     /// Index in the run of the request's first operation.
@@ -81,7 +77,7 @@ impl Tag {
         let field = |shift: u32, bits: u32| (tag.0 >> shift) as u32 & ((1 << bits) - 1);
         let core = field(GENERATION_BITS + FIRST_BITS + SLOT_BITS, CORE_BITS);
         Tag {
-            core: Core(core as u16),
+            core: CoreIndex(core as u16),
             run: RunId {
                 slot: field(GENERATION_BITS + FIRST_BITS, SLOT_BITS),
                 generation: field(0, GENERATION_BITS) as u16,
@@ -91,32 +87,15 @@ impl Tag {
     }
 }
 
-/// An outcome as the slab keeps it: like [`Outcome`], with bytes as a range.
-#[derive(Debug, Clone)]
-enum Stored {
-    Missing,
-    Failed(ErrorCode),
-    Nil,
-    Ok,
-    Bool(bool),
-    Integer(i64),
-    Bytes(Range<u32>),
-}
-
 #[derive(Debug, Default)]
 struct Run {
     generation: u16,
     open: bool,
     missing: u32,
-    store: Store,
+    /// Whether an operation may have more than one outcome; the first one is kept.
+    in_parts: bool,
+    store: Outcomes,
     waker: Option<Waker>,
-}
-
-/// The vectors of a run under way.
-#[derive(Debug, Default)]
-struct Store {
-    outcomes: Vec<Stored>,
-    bytes: Vec<u8>,
 }
 
 /// The slab. Borrows are short: nothing here awaits.
@@ -130,16 +109,13 @@ pub struct Runs {
 struct Slots {
     runs: Vec<Run>,
     free: Vec<u32>,
-    spare: Vec<Store>,
+    spare: Vec<Outcomes>,
 }
 
 impl Slots {
-    fn give_back(&mut self, mut store: Store) {
-        let small =
-            store.outcomes.capacity() <= OUTCOMES_KEPT && store.bytes.capacity() <= BYTES_KEPT;
-        if small && self.spare.len() < SPARE_MAX {
-            store.outcomes.clear();
-            store.bytes.clear();
+    fn give_back(&mut self, mut store: Outcomes) {
+        if store.is_small() && self.spare.len() < SPARE_MAX {
+            store.clear();
             self.spare.push(store);
         }
     }
@@ -186,16 +162,18 @@ impl Runs {
         slots.free.push(id.slot);
     }
 
-    /// Begins a run of `operations`.
-    pub fn begin(&self, id: RunId, operations: usize) {
+    /// Begins a run of `operations`, some of which have outcomes in several parts: `parts` is how
+    /// many outcomes will come beyond one for each operation.
+    pub fn begin(&self, id: RunId, operations: usize, parts: u32) {
         assert!(operations <= OPERATIONS_MAX, "a run of {operations} operations");
         let slots = &mut *self.slots.borrow_mut();
         let mut store = slots.spare.pop().unwrap_or_default();
-        store.outcomes.resize(operations, Stored::Missing);
+        store.expect(operations);
         let run = slots.get(id);
-        assert!(run.store.outcomes.is_empty(), "a run begins before the last one has ended");
+        assert!(run.store.is_empty(), "a run begins before the last one has ended");
         run.store = store;
-        run.missing = operations as u32;
+        run.missing = operations as u32 + parts;
+        run.in_parts = parts > 0;
     }
 
     /// Ends a complete run; its memory serves the next one, of whichever connection.
@@ -219,29 +197,22 @@ impl Runs {
         if !run.open || run.generation != tag.run.generation {
             return;
         }
-        let bytes_len = run.store.bytes.len();
-        let place = &mut run.store.outcomes[(tag.first + index) as usize];
-        assert!(matches!(place, Stored::Missing), "an outcome came twice");
-        *place = match outcome.result {
-            Err(code) => Stored::Failed(code),
-            Ok(Value::Nil) => Stored::Nil,
-            Ok(Value::Ok) => Stored::Ok,
-            Ok(Value::Bool(yes)) => Stored::Bool(yes),
-            Ok(Value::Integer(integer)) => Stored::Integer(integer),
-            Ok(Value::Bytes(bytes)) if bytes_len + bytes.len() > self.reply_max => {
-                Stored::Failed(ErrorCode::TooLarge)
-            }
-            Ok(Value::Bytes(bytes)) => {
-                run.store.bytes.extend_from_slice(bytes);
-                Stored::Bytes(bytes_len as u32..run.store.bytes.len() as u32)
-            }
-        };
+        let index = (tag.first + index) as usize;
+        if !run.in_parts || run.store.is_missing(index) {
+            run.store.set(index, outcome, self.reply_max);
+        }
         run.missing -= 1;
         if run.missing == 0
             && let Some(waker) = run.waker.take()
         {
             waker.wake();
         }
+    }
+
+    /// Whether any connection waits for outcomes.
+    #[must_use]
+    pub fn any_waiting(&self) -> bool {
+        self.slots.borrow().runs.iter().any(|run| run.missing > 0)
     }
 
     /// Whether nothing is missing any more.
@@ -268,49 +239,11 @@ impl Runs {
     }
 
     /// Looks at the outcomes of a complete run.
-    pub fn outcomes<T>(&self, id: RunId, look: impl FnOnce(&Outcomes<'_>) -> T) -> T {
+    pub fn outcomes<T>(&self, id: RunId, look: impl FnOnce(&Outcomes) -> T) -> T {
         let slots = &mut *self.slots.borrow_mut();
         let run = slots.get(id);
         assert_eq!(run.missing, 0, "outcomes of a run that is not complete");
-        look(&Outcomes { store: &run.store })
-    }
-}
-
-/// The outcomes of a complete run.
-#[derive(Debug)]
-pub struct Outcomes<'a> {
-    store: &'a Store,
-}
-
-impl Outcomes<'_> {
-    /// How many there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.store.outcomes.len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.store.outcomes.is_empty()
-    }
-
-    /// The outcome at `index`. Its version is not kept: no RESP reply shows it.
-    #[inline]
-    #[must_use]
-    pub fn get(&self, index: usize) -> Outcome<'_> {
-        let value = match &self.store.outcomes[index] {
-            Stored::Missing => unreachable!("the run is complete"),
-            Stored::Failed(code) => return Outcome::failed(*code),
-            Stored::Nil => Value::Nil,
-            Stored::Ok => Value::Ok,
-            Stored::Bool(yes) => Value::Bool(*yes),
-            Stored::Integer(integer) => Value::Integer(*integer),
-            Stored::Bytes(range) => {
-                Value::Bytes(&self.store.bytes[range.start as usize..range.end as usize])
-            }
-        };
-        Outcome::done(value, Version(0))
+        look(&run.store)
     }
 }
 
@@ -322,6 +255,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Context, Wake};
+    use wire::{ErrorCode, Value, Version};
 
     fn ok() -> Outcome<'static> {
         Outcome::done(Value::Ok, Version(1))
@@ -332,7 +266,7 @@ mod tests {
     }
 
     fn tag(run: RunId, first: u32) -> Tag {
-        Tag { core: Core(0), run, first }
+        Tag { core: CoreIndex(0), run, first }
     }
 
     #[derive(Default)]
@@ -347,7 +281,7 @@ mod tests {
     fn outcomes_in_any_order_come_out_in_order_and_wake_once() {
         let runs = Runs::new(1 << 20);
         let id = runs.open();
-        runs.begin(id, 4);
+        runs.begin(id, 4, 0);
         let wakes = Arc::new(Count::default());
         let waker = wakes.clone().into();
         let mut wait = pin!(runs.wait(id));
@@ -361,10 +295,10 @@ mod tests {
         assert!(wait.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
         runs.outcomes(id, |outcomes| {
             assert_eq!(outcomes.len(), 4);
-            assert_eq!(outcomes.get(0).result, Ok(Value::Bytes(b"first")));
-            assert_eq!(outcomes.get(1).result, Ok(Value::Integer(-7)));
-            assert_eq!(outcomes.get(2).result, Err(ErrorCode::WrongType));
-            assert_eq!(outcomes.get(3).result, Ok(Value::Bytes(b"last")));
+            assert_eq!(outcomes.get(0), Ok(Value::Bytes(b"first")));
+            assert_eq!(outcomes.get(1), Ok(Value::Integer(-7)));
+            assert_eq!(outcomes.get(2), Err(ErrorCode::WrongType));
+            assert_eq!(outcomes.get(3), Ok(Value::Bytes(b"last")));
         });
     }
 
@@ -372,13 +306,13 @@ mod tests {
     fn what_comes_for_a_closed_connection_is_dropped() {
         let runs = Runs::new(1 << 20);
         let gone = runs.open();
-        runs.begin(gone, 2);
+        runs.begin(gone, 2, 0);
         runs.complete(tag(gone, 0), 0, &ok());
         runs.close(gone);
         runs.complete(tag(gone, 0), 1, &ok());
         let next = runs.open();
         assert_eq!(next.slot, gone.slot);
-        runs.begin(next, 1);
+        runs.begin(next, 1, 0);
         runs.complete(tag(gone, 0), 0, &ok());
         assert!(!runs.is_complete(next), "the outcome was another connection's");
         runs.complete(tag(next, 0), 0, &ok());
@@ -389,23 +323,37 @@ mod tests {
     fn a_reply_is_bounded_and_its_memory_given_back() {
         let runs = Runs::new(100_000);
         let id = runs.open();
-        runs.begin(id, 3);
+        runs.begin(id, 3, 0);
         runs.complete(tag(id, 0), 0, &bytes(&[1; 60_000]));
         runs.complete(tag(id, 0), 1, &bytes(&[2; 60_000]));
         runs.complete(tag(id, 0), 2, &bytes(&[3; 40_000]));
         runs.outcomes(id, |outcomes| {
-            assert!(matches!(outcomes.get(0).result, Ok(Value::Bytes(b)) if b.len() == 60_000));
-            assert_eq!(outcomes.get(1).result, Err(ErrorCode::TooLarge));
-            assert!(matches!(outcomes.get(2).result, Ok(Value::Bytes(b)) if b.len() == 40_000));
+            assert!(matches!(outcomes.get(0), Ok(Value::Bytes(b)) if b.len() == 60_000));
+            assert_eq!(outcomes.get(1), Err(ErrorCode::TooLarge));
+            assert!(matches!(outcomes.get(2), Ok(Value::Bytes(b)) if b.len() == 40_000));
         });
         runs.end(id);
         assert!(runs.slots.borrow().spare.is_empty(), "100 kB are not kept");
-        runs.begin(id, 1);
+        runs.begin(id, 1, 0);
         runs.complete(tag(id, 0), 0, &ok());
         runs.end(id);
         assert_eq!(runs.slots.borrow().spare.len(), 1);
-        runs.begin(id, 1);
+        runs.begin(id, 1, 0);
         assert_eq!(runs.slots.borrow().spare.len(), 0, "memory is used again");
+    }
+
+    #[test]
+    fn an_operation_of_all_shards_waits_for_all_of_them() {
+        let runs = Runs::new(100);
+        let id = runs.open();
+        runs.begin(id, 2, 2);
+        for _ in 0..3 {
+            assert!(!runs.is_complete(id));
+            runs.complete(tag(id, 0), 1, &ok());
+        }
+        assert!(!runs.is_complete(id));
+        runs.complete(tag(id, 0), 0, &ok());
+        assert!(runs.is_complete(id));
     }
 
     #[test]
@@ -413,7 +361,7 @@ mod tests {
     fn an_outcome_comes_once() {
         let runs = Runs::new(100);
         let id = runs.open();
-        runs.begin(id, 2);
+        runs.begin(id, 2, 0);
         runs.complete(tag(id, 0), 0, &ok());
         runs.complete(tag(id, 0), 0, &ok());
     }
@@ -426,7 +374,7 @@ mod tests {
             first in 0u32..1 << FIRST_BITS,
             generation: u16,
         ) {
-            let tag = Tag { core: Core(core), run: RunId { slot, generation }, first };
+            let tag = Tag { core: CoreIndex(core), run: RunId { slot, generation }, first };
             prop_assert_eq!(Tag::unpack(tag.pack()), tag);
         }
     }

@@ -1,0 +1,98 @@
+//! Connections: from bytes of a socket to replies, in order.
+//!
+//! A connection is one task on the core that accepted it. It alternates between two halves that
+//! overlap:
+//!
+//! - a *turn* ([`turn`]): everything that has arrived is parsed, planned, handed over and answered,
+//!   and the replies are in one vector, in the order of the commands;
+//! - *sending*: the vector goes to the socket in one send. While it is on its way the next turn
+//!   fills another vector, so a slow send costs no time until it is a slow reader.
+//!
+//! Backpressure is what is not done: a connection whose unsent replies exceed
+//! [`Limits::unsent_max`] is not read further, so its client's window closes; a connection that
+//! waits for the log is in its turn and is not read either. A client that does not take any of its
+//! replies for [`Limits::stall_max`] is closed: the time runs per piece of at most
+//! [`Limits::send_max`], so a slow reader that keeps reading is left alone.
+//!
+//! Memory: an idle connection holds its task, a parser and a slot. Vectors for input, replies and
+//! runs are lent by the core for as long as there is something in them, so ten thousand idle
+//! connections cost a few kilobytes each, whatever they did before.
+
+mod input;
+mod output;
+mod turn;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ioring::{Listener, Queue, Stream, spawn};
+
+use crate::core::Core;
+use crate::metrics::Counter;
+
+/// What a connection may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// More unsent bytes than this, and the connection is not read further.
+    pub unsent_max: usize,
+    /// Without progress of a send for this long the connection is closed.
+    pub stall_max: Duration,
+    /// The largest piece that is sent at once.
+    pub send_max: usize,
+    /// The largest reply.
+    pub reply_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            unsent_max: 1 << 20,
+            stall_max: Duration::from_secs(60),
+            send_max: 256 << 10,
+            reply_max: 64 << 20,
+        }
+    }
+}
+
+/// Accepts connections for as long as the core runs.
+pub async fn accept(core: Rc<Core>, listener: Listener) {
+    let local = listener.local_addr();
+    loop {
+        match listener.accept().await {
+            Ok(stream) => {
+                let task = serve(core.clone(), stream, local);
+                spawn(Queue::Foreground, "connection", task).detach();
+            }
+            Err(error) => {
+                // The client may be gone already, or descriptors have run out: the next may do.
+                tracing::warn!(%error, "a connection could not be accepted");
+                ioring::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+/// One connection, from its first byte to its last.
+async fn serve(core: Rc<Core>, stream: Stream, local: SocketAddr) {
+    core.metrics.count(Counter::ConnectionsAccepted);
+    let admitted = core.clients.admit(stream.peer_addr(), local, ioring::now());
+    let Some(client) = admitted else {
+        core.metrics.count(Counter::ConnectionsRefused);
+        let refusal = b"-ERR max number of clients reached\r\n".to_vec();
+        // The client is closed either way.
+        let _ = stream.send(refusal).await;
+        return;
+    };
+    core.metrics.add(Counter::ConnectionsOpen, 1);
+    let run = core.runs.open();
+    let turn = turn::Turn::new(core.clone(), run, client);
+    let ended = output::converse(&core, &stream, turn).await;
+    core.runs.close(run);
+    core.metrics.subtract(Counter::ConnectionsOpen, 1);
+    match ended {
+        output::Ended::Stalled => core.metrics.count(Counter::ConnectionsStalled),
+        output::Ended::Invalid => core.metrics.count(Counter::ConnectionsInvalid),
+        output::Ended::Closed => {}
+    }
+}

@@ -1,0 +1,227 @@
+//! A core: everything that one pinned thread has, and how its parts reach each other.
+//!
+//! ```text
+//!   connections ──writes──▶ replica (core 0) ──commits──▶ applier ──outcomes──▶ runs ─▶ connections
+//!        └───────reads───────────────────────────────────▶ shards ──rendered───────────┘
+//! ```
+//!
+//! There is one [`Core`] value per core, shared by the core's tasks by reference count. Each part
+//! owns its state behind its own cell and borrows it for the length of a call: nothing is borrowed
+//! across an await, and no part reaches into another. What leaves the core goes by lane.
+//!
+//! What is particular here is only what concerns several parts: where an outcome goes
+//! ([`Deliver`]), and what a connection needs to know of time ([`Core::host`]).
+
+pub mod clients;
+pub mod desk;
+pub mod pools;
+pub mod reads;
+
+use std::cell::{Cell, OnceCell};
+
+use ioring::Instant;
+use vsr::replica::{LogClock, Moment};
+use wire::{ClientTag, Outcome, Requests, Timestamp};
+
+use self::clients::Clients;
+pub use self::pools::{Desks, Vectors};
+use self::reads::Reads;
+use crate::connection;
+use crate::gateway::runs::{Runs, Tag};
+use crate::metrics::{Metrics, Stage};
+use crate::replica::ReplicaCore;
+use crate::resp::plan::Form;
+use crate::resp::{self, Ask, Host};
+use crate::shard::apply::{Applier, Committed, Deliver, Progress};
+use crate::status::{CoreReport, Identity, PhaseCell, ShardReport};
+use crate::topology::{CoreIndex, Topology};
+
+/// See the module's text.
+pub struct Core {
+    /// Which core this is.
+    pub index: CoreIndex,
+    /// Who has which shard.
+    pub topology: Topology,
+    /// What this core counts.
+    pub metrics: Metrics,
+    /// What the node does.
+    pub phase: PhaseCell,
+    /// Who the node is.
+    pub identity: Identity,
+    /// The node's connections on this core.
+    pub clients: Clients,
+    /// What connections wait for.
+    pub runs: Runs,
+    /// Vectors lent to connections.
+    pub vectors: Vectors,
+    /// Desks lent to turns.
+    pub desks: Desks,
+    /// Look-ups that wait.
+    pub reads: Reads,
+    /// The core's shards and what is committed for them.
+    pub applier: Applier,
+    /// The replica, on the core that has it.
+    pub replica: OnceCell<ReplicaCore>,
+    /// What a connection may cost.
+    pub connection_limits: connection::Limits,
+    /// What a request may cost.
+    pub request_limits: resp::Limits,
+    /// Log time's clock, as of the last commit seen here.
+    pub clock: Cell<LogClock>,
+    /// The longest value.
+    pub value_max: usize,
+    /// When the node started.
+    pub started: Instant,
+}
+
+/// The two clocks of this moment.
+#[must_use]
+pub fn moment() -> Moment {
+    Moment { monotonic_ns: ioring::now().as_nanos(), wall_ns: ioring::wall_clock().0 }
+}
+
+impl Core {
+    /// What planning commands needs to know of this moment.
+    #[must_use]
+    pub fn host(&self) -> Host {
+        let moment = moment();
+        let mut clock = self.clock.get();
+        clock.advance(moment);
+        self.clock.set(clock);
+        Host { now: clock.now(), wall_clock_ns: moment.wall_ns, value_max: self.value_max }
+    }
+
+    /// Log time now, by the moment of the turn under way: see [`Core::host`].
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.clock.get().now()
+    }
+
+    /// The replica of this core.
+    ///
+    /// # Panics
+    /// Before the log is replayed, and on a core without it.
+    #[must_use]
+    pub fn replica(&self) -> &ReplicaCore {
+        self.replica.get().expect("the log is replayed, and this core has the replica")
+    }
+
+    /// Hands encoded requests over to the log; waits while it has no room for them.
+    pub async fn submit(&self, writes: &[u8]) {
+        let replica = self.replica();
+        for request in Requests::of_body(writes) {
+            replica.submit(self, &request).await;
+        }
+    }
+
+    /// Makes sure that an op commits that passes the deadline; `false` if that is still to come by
+    /// the replica's clock.
+    pub fn request_time(&self, deadline: Timestamp) -> bool {
+        self.replica().request_time(deadline)
+    }
+
+    /// Takes a commit: applies it as far as it can be applied at once.
+    pub fn commit(&self, committed: Committed) {
+        self.applier.push(committed);
+        self.advance();
+    }
+
+    /// Applies what is committed, and starts what is missing for the rest.
+    pub fn advance(&self) {
+        if self.reads.is_fetching() {
+            return;
+        }
+        let started = ioring::now();
+        let progress = self.applier.advance(self, |_, _| ());
+        self.metrics.record(Stage::Apply, ioring::now() - started);
+        match progress {
+            Progress::Idle => self.reads.on_applied(),
+            Progress::Waiting(missing) => self.reads.fetch(missing),
+        }
+    }
+
+    /// Answers what only the node knows.
+    pub async fn answer(
+        &self,
+        ask: &Ask<'_>,
+        client: &clients::Client,
+        form: Form,
+        out: &mut Vec<u8>,
+    ) {
+        let now = ioring::now();
+        match ask {
+            Ask::Info(sections) => resp::info::append(&self.info(), *sections, form, out),
+            Ask::ClientInfo => {
+                let mut line = Vec::new();
+                self.clients.describe(now, |id| id == client.id(), &mut line);
+                append_text(&line, form, out);
+            }
+            Ask::ClientList(filter) => {
+                let mut lines = Vec::new();
+                self.clients.describe(now, |id| filter.admits(id), &mut lines);
+                append_text(&lines, form, out);
+            }
+        }
+    }
+
+    /// What INFO reports.
+    fn info(&self) -> resp::info::Snapshot {
+        let report = self.replica.get().map(ReplicaCore::report);
+        resp::info::Snapshot {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            port: self.identity.resp.port(),
+            uptime_s: ioring::now().since(self.started).as_secs(),
+            clients: self.metrics.get(crate::metrics::Counter::ConnectionsOpen),
+            connections: self.metrics.get(crate::metrics::Counter::ConnectionsAccepted),
+            commands: self.metrics.get(crate::metrics::Counter::Commands),
+            cluster: self.identity.cluster,
+            replica: self.identity.replica,
+            replicas: 1,
+            is_primary: true,
+            view: report.as_ref().map_or(0, |report| report.view),
+            op: report.as_ref().map_or(0, |report| report.op),
+            commit: report.as_ref().map_or(0, |report| report.commit),
+            checkpoint: report.as_ref().map_or(0, |report| report.checkpoint),
+            ..resp::info::Snapshot::default()
+        }
+    }
+
+    /// The core's numbers, for the control plane.
+    #[must_use]
+    pub fn report(&self) -> CoreReport {
+        let applied = self.applier.applied().0;
+        let shards = self.applier.with_shards(|shards| {
+            let report = |shard: &crate::shard::Shard| ShardReport {
+                shard: shard.id().0,
+                core: self.index.0,
+                applied,
+                memtable_bytes: shard.forest().memtable_bytes(),
+                grid_blocks_used: 0,
+                grid_blocks_max: 0,
+            };
+            shards.iter().map(report).collect()
+        });
+        CoreReport {
+            core: self.index.0,
+            metrics: self.metrics.snapshot(),
+            shards,
+            replica: self.replica.get().map(ReplicaCore::report),
+            stalls: ioring::stats().stalls,
+        }
+    }
+}
+
+impl Deliver for Core {
+    #[inline]
+    fn deliver(&self, tag: ClientTag, index: u32, outcome: &Outcome<'_>) {
+        let tag = Tag::unpack(tag);
+        assert_eq!(tag.core, self.index, "there is one core");
+        self.runs.complete(tag, index, outcome);
+    }
+}
+
+fn append_text(text: &[u8], form: Form, out: &mut Vec<u8>) {
+    if !form.muted {
+        resp::Encoder::new(out, form.protocol).verbatim(text);
+    }
+}

@@ -1,0 +1,367 @@
+//! Reads: in place when memory has the answer, else by a fixed number of readers.
+//!
+//! *In place.* A connection's look-up of a key of its own core is a borrow of the shard, one
+//! look-up and the rendering of the reply, without a task switch. A read of one key needs no read
+//! index: what is acknowledged is applied, so the newest entry here is at least as new as anything
+//! the client can have heard of. A read of several keys is as of one version, the newest that is
+//! applied on all shards.
+//!
+//! *By a reader.* What memory cannot tell becomes a job: one of a fixed number of reader tasks
+//! awaits the grid, renders the reply and completes the connection's run. Their number bounds the
+//! look-ups in flight; jobs wait in line, as many as connections have put on their desks.
+//!
+//! *Expiry.* Whether a deadline has passed is a fact only when log time has passed it. A read that
+//! finds a deadline between log time and now first has a pulse committed ([`Expiry::Due`]), then
+//! looks again; so what was once seen expired is expired in every replay.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ioring::sync::{self, Event};
+use ioring::{Queue, spawn};
+use lsm::forest::{LookupError, OwnedEntry, Read as GridRead, Want};
+use vsr::replica::Expiry;
+use wire::{ErrorCode, Outcome, Slot, Timestamp, Value, Version, slot_of_key};
+
+use super::Core;
+use super::desk::{Asked, Desk};
+use crate::gateway::runs::{RunId, Tag};
+use crate::machine::Entry;
+use crate::metrics::Counter;
+use crate::resp::plan::{Form, TABLE};
+use crate::resp::{Arguments, Combine, KeyRead, Read, read};
+use crate::shard::apply::Missing;
+use crate::shard::{LATEST, Looked};
+
+/// Readers of a core: look-ups in flight.
+const READERS: usize = 64;
+/// Jobs that wait in line without an allocation.
+const JOBS: usize = 4096;
+/// How long to wait when a deadline is still to come by the replica's clock.
+const CLOCK_STEP: Duration = Duration::from_millis(1);
+/// Idle vectors of keys kept.
+const KEYS_KEPT: usize = 256;
+
+/// Whether a read was answered at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InPlace {
+    /// The reply is appended.
+    Rendered,
+    /// It has to wait; nothing is appended.
+    Wait,
+}
+
+/// What a look-up in memory came to, seen from a reader.
+enum Found<R> {
+    Answer(R),
+    /// The deadline is between log time and now.
+    Due(Timestamp),
+    Grid(GridRead),
+}
+
+/// A look-up on its way through a reader.
+enum Job {
+    /// For a connection.
+    Read { tag: Tag, asked: Asked, slot: Slot, key: Vec<u8>, version: Version },
+    /// For the applier.
+    Fetch(Missing),
+}
+
+/// The readers of a core and what waits for them.
+pub struct Reads {
+    jobs: sync::Queue<Job>,
+    /// What the line has no room for; readers that are done look here first.
+    overflow: RefCell<VecDeque<Job>>,
+    /// Look-ups under way for the applier.
+    fetching: Cell<usize>,
+    keys: RefCell<Vec<Vec<u8>>>,
+    /// Something was applied: whoever waits for log time looks again.
+    applied: Event,
+    waiting_for_time: Cell<u32>,
+    encoded: RefCell<Vec<u8>>,
+}
+
+impl Default for Reads {
+    fn default() -> Reads {
+        Reads {
+            jobs: sync::Queue::new(JOBS),
+            overflow: RefCell::default(),
+            fetching: Cell::new(0),
+            keys: RefCell::default(),
+            applied: Event::new(),
+            waiting_for_time: Cell::new(0),
+            encoded: RefCell::default(),
+        }
+    }
+}
+
+impl Reads {
+    /// Starts the readers.
+    pub fn start(core: &Rc<Core>) {
+        for _ in 0..READERS {
+            let core = core.clone();
+            spawn(Queue::Foreground, "reader", async move { core.reads.serve(&core).await })
+                .detach();
+        }
+    }
+
+    /// Reads one key in place.
+    #[inline]
+    pub fn key_in_place(
+        &self,
+        core: &Core,
+        what: KeyRead,
+        key: &[u8],
+        form: Form,
+        out: &mut Vec<u8>,
+    ) -> InPlace {
+        let render = |entry: Option<Entry<'_>>, now| what.append(entry, now, form, out);
+        match self.look(core, slot_of_key(key), key, LATEST, want(what), render) {
+            Found::Answer(()) => {
+                core.metrics.count(Counter::ReadsInPlace);
+                InPlace::Rendered
+            }
+            Found::Due(_) | Found::Grid(_) => InPlace::Wait,
+        }
+    }
+
+    /// Reads several keys in place, all as of one version, or none.
+    pub fn many_in_place(
+        &self,
+        core: &Core,
+        combine: Combine,
+        keys: Arguments<'_>,
+        form: Form,
+        out: &mut Vec<u8>,
+    ) -> InPlace {
+        if core.applier.is_behind() {
+            return InPlace::Wait;
+        }
+        let start = out.len();
+        let mut existing = 0;
+        if combine == Combine::Values {
+            read::append_values_head(keys.len(), form, out);
+        }
+        for key in keys.iter() {
+            let slot = slot_of_key(key);
+            let found = match combine {
+                Combine::Values => self.look(core, slot, key, LATEST, Want::Value, |entry, now| {
+                    KeyRead::Value.append(entry, now, form, out);
+                }),
+                Combine::Count => {
+                    self.look(core, slot, key, LATEST, Want::Metadata, |entry, now| {
+                        existing += u64::from(entry.is_some_and(|entry| entry.lives_at(now)));
+                    })
+                }
+            };
+            if !matches!(found, Found::Answer(())) {
+                out.truncate(start);
+                return InPlace::Wait;
+            }
+        }
+        if combine == Combine::Count {
+            read::append_count(existing, form, out);
+        }
+        core.metrics.add(Counter::ReadsInPlace, keys.len() as u64);
+        InPlace::Rendered
+    }
+
+    /// Looks a key up in memory. `render` gets the entry and the time to judge it by.
+    #[inline]
+    fn look<R>(
+        &self,
+        core: &Core,
+        slot: Slot,
+        key: &[u8],
+        version: Version,
+        want: Want,
+        render: impl FnOnce(Option<Entry<'_>>, Timestamp) -> R,
+    ) -> Found<R> {
+        let encoded = &mut *self.encoded.borrow_mut();
+        let (log_time, now) = (core.applier.log_time(), core.now());
+        core.applier.with_shards(|shards| {
+            let shard = shards.of_slot(slot).expect("the slot's shard is on this core");
+            shard.encode_key(TABLE, key, encoded);
+            let looked = shard.look(encoded, version, want, |entry| match entry {
+                Some(entry) if is_due(entry.deadline, log_time, now) => {
+                    Err(Timestamp(entry.deadline))
+                }
+                entry => Ok(render(entry, now)),
+            });
+            match looked {
+                Looked::Known(Ok(answer)) => Found::Answer(answer),
+                Looked::Known(Err(deadline)) => Found::Due(deadline),
+                Looked::NeedsRead(read) => Found::Grid(read),
+            }
+        })
+    }
+
+    /// Hands a desk's look-ups to the readers; their outcomes complete the run.
+    pub fn submit(&self, core: &Core, run: RunId, desk: &Desk) {
+        for (first, lookup) in (0..).zip(desk.lookups()) {
+            let mut key = self.keys.borrow_mut().pop().unwrap_or_default();
+            key.clear();
+            key.extend_from_slice(&desk.keys()[lookup.key.start as usize..lookup.key.end as usize]);
+            let tag = Tag { core: core.index, run, first };
+            let version = if lookup.together { core.applier.applied_version() } else { LATEST };
+            let (asked, slot) = (lookup.asked, lookup.slot);
+            self.enqueue(Job::Read { tag, asked, slot, key, version });
+        }
+    }
+
+    /// Fetches what the applier cannot go on without.
+    pub fn fetch(&self, missing: Vec<Missing>) {
+        assert_eq!(self.fetching.get(), 0, "the applier asks again when it has what it asked for");
+        self.fetching.set(missing.len());
+        for missing in missing {
+            self.enqueue(Job::Fetch(missing));
+        }
+    }
+
+    fn enqueue(&self, job: Job) {
+        if let Err(job) = self.jobs.try_push(job) {
+            self.overflow.borrow_mut().push_back(job);
+        }
+    }
+
+    /// Whether look-ups for the applier are under way.
+    #[must_use]
+    pub fn is_fetching(&self) -> bool {
+        self.fetching.get() > 0
+    }
+
+    /// Something was applied: log time has moved.
+    pub fn on_applied(&self) {
+        if self.waiting_for_time.get() > 0 {
+            self.applied.notify();
+        }
+    }
+
+    async fn serve(&self, core: &Core) {
+        let mut rendered = Vec::new();
+        loop {
+            let next = self.overflow.borrow_mut().pop_front();
+            let job = match next {
+                Some(job) => job,
+                None => match self.jobs.pop().await {
+                    Some(job) => job,
+                    None => return,
+                },
+            };
+            match job {
+                Job::Fetch(missing) => self.fetch_one(core, missing).await,
+                Job::Read { tag, asked, slot, key, version } => {
+                    rendered.clear();
+                    let out = &mut rendered;
+                    let answer = self.answer(core, asked, slot, &key, version, out).await;
+                    let result = match asked {
+                        Asked::Exists => answer.map(Value::Bool),
+                        Asked::Render(..) => answer.map(|_| Value::Bytes(&rendered)),
+                    };
+                    core.runs.complete(tag, 0, &Outcome { result, version: Version(0) });
+                    let mut keys = self.keys.borrow_mut();
+                    if keys.len() < KEYS_KEPT {
+                        keys.push(key);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Fetches an entry for the applier, which goes on when the last one is there.
+    async fn fetch_one(&self, core: &Core, missing: Missing) {
+        let (operation, read) = missing.into_parts();
+        match read.run().await {
+            Ok(entry) => core.applier.fetched(operation, entry),
+            // The tables changed: the applier looks again and asks again.
+            Err(LookupError::Moved) => {}
+        }
+        self.fetching.set(self.fetching.get() - 1);
+        if self.fetching.get() == 0 {
+            core.advance();
+        }
+    }
+
+    /// Looks a key up, waiting for what is needed; whether it exists.
+    async fn answer(
+        &self,
+        core: &Core,
+        asked: Asked,
+        slot: Slot,
+        key: &[u8],
+        version: Version,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, ErrorCode> {
+        let want = match asked {
+            Asked::Render(what, _) => want(what),
+            Asked::Exists => Want::Metadata,
+        };
+        loop {
+            let mut render = |entry: Option<Entry<'_>>, now: Timestamp| {
+                if let Asked::Render(what, form) = asked {
+                    what.append(entry, now, form, out);
+                }
+                entry.is_some_and(|entry| entry.lives_at(now))
+            };
+            let read = match self.look(core, slot, key, version, want, &mut render) {
+                Found::Answer(exists) => return Ok(exists),
+                Found::Due(deadline) => {
+                    self.wait_for_time(core, deadline).await;
+                    continue;
+                }
+                Found::Grid(read) => read,
+            };
+            core.metrics.count(Counter::ReadsFromGrid);
+            match read.run().await {
+                Err(LookupError::Moved) => {}
+                Ok(entry) => {
+                    let (log_time, now) = (core.applier.log_time(), core.now());
+                    let deadline = entry.as_ref().map_or(0, |entry| entry.deadline);
+                    if is_due(deadline, log_time, now) {
+                        self.wait_for_time(core, Timestamp(deadline)).await;
+                        continue;
+                    }
+                    return Ok(render(entry.as_ref().map(of_owned), now));
+                }
+            }
+        }
+    }
+
+    /// Has an op committed that passes the deadline, and waits until it is applied here.
+    async fn wait_for_time(&self, core: &Core, deadline: Timestamp) {
+        self.waiting_for_time.set(self.waiting_for_time.get() + 1);
+        while core.applier.log_time() < deadline {
+            if core.request_time(deadline) {
+                self.applied.wait().await;
+            } else {
+                ioring::sleep(CLOCK_STEP).await;
+            }
+        }
+        self.waiting_for_time.set(self.waiting_for_time.get() - 1);
+    }
+
+    /// Reads that walk the key space.
+    pub async fn slow(&self, core: &Core, read: &Read<'_>, form: Form, out: &mut Vec<u8>) {
+        let _ = (core, read);
+        let code = ErrorCode::Unsupported;
+        let appended = crate::resp::reply::append_error(code, form, out);
+        assert!(appended.is_ok(), "a read changes nothing, so its failure can be said");
+    }
+}
+
+#[inline]
+fn is_due(deadline: u64, log_time: Timestamp, now: Timestamp) -> bool {
+    deadline != 0 && Expiry::at(deadline, log_time, now) == Expiry::Due
+}
+
+fn want(what: KeyRead) -> Want {
+    if what.needs_value() { Want::Value } else { Want::Metadata }
+}
+
+fn of_owned(entry: &OwnedEntry) -> Entry<'_> {
+    let value_size = u32::try_from(entry.value_len).expect("values are far below 4 GiB");
+    let (deadline, version) = (entry.deadline, Version(entry.version));
+    Entry { value: &entry.value, value_size, deadline, version }
+}

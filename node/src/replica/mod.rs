@@ -1,0 +1,229 @@
+//! The replica's core: what drives [`vsr::Replica`], which does no I/O itself.
+//!
+//! ```text
+//! submit ─▶ on_request ─▶ (turn) advance ─▶ next_append ─▶ writers ─▶ journal
+//!                                                             │ durable
+//! connections ◀─ outcomes ◀─ applier ◀─ next_commit ◀─────────┘
+//! ```
+//!
+//! 1. *Submitting* copies a request into the open prepare; when there is no room the submitter waits
+//!    for the next completion, and its connection is not read meanwhile: that is the whole of
+//!    backpressure.
+//! 2. The first request of an idle moment wakes the driver's task. It runs behind everything that is
+//!    runnable now, so all connections that have something to say get into the same prepare; then
+//!    group commit decides.
+//! 3. A closed prepare goes to one of a fixed number of *writers*, as many as the pipeline is long.
+//!    A writer awaits the journal, reports the frame durable, gives out what is committed by that,
+//!    and closes the next prepare, all in one call: from completion to the connections' wake-ups
+//!    there is no task switch.
+//! 4. A *commit* is given to the applier of this core, in op order.
+//!
+//! The journal decides when a write is durable, the replica in which order things happen, the
+//! applier what they do; this module only carries things between them.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use ioring::sync::{self, Event};
+use ioring::{Frozen, Instant, Queue, spawn};
+use vsr::format::DataDirectory;
+use vsr::journal::Journal;
+use vsr::replica::{Append, Bottleneck, Refused, Replica};
+use wire::{ErrorCode, Op, Outcome, RequestView, Timestamp};
+
+use crate::core::{Core, moment};
+use crate::metrics::{Counter, Stage};
+use crate::shard::apply::{Committed, Deliver};
+use crate::status::ReplicaReport;
+
+/// The replica and what surrounds it on its core.
+pub struct ReplicaCore {
+    replica: RefCell<Replica>,
+    journal: RefCell<Option<Rc<Journal>>>,
+    _directory: DataDirectory,
+    appends: sync::Queue<Append>,
+    /// Something was submitted, or time is to be looked at.
+    work: Event,
+    /// A completion may have made room.
+    room: Event,
+    waiting_for_room: Cell<u32>,
+    /// When the open prepare got its first request.
+    opened: Cell<Option<Instant>>,
+}
+
+impl ReplicaCore {
+    /// A replica that serves, and the journal that it continues.
+    #[must_use]
+    pub fn new(
+        replica: Replica,
+        journal: Journal,
+        directory: DataDirectory,
+        pipeline_max: usize,
+    ) -> ReplicaCore {
+        ReplicaCore {
+            replica: RefCell::new(replica),
+            journal: RefCell::new(Some(Rc::new(journal))),
+            _directory: directory,
+            appends: sync::Queue::new(pipeline_max),
+            work: Event::new(),
+            room: Event::new(),
+            waiting_for_room: Cell::new(0),
+            opened: Cell::new(None),
+        }
+    }
+
+    /// Starts the driver and the writers on the core that has the replica.
+    pub fn start(core: &Rc<Core>, writers: usize) {
+        for _ in 0..writers {
+            let core = core.clone();
+            spawn(Queue::Replication, "journal writer", async move { write(&core).await }).detach();
+        }
+        let core = core.clone();
+        spawn(Queue::Foreground, "replica", async move { drive(&core).await }).detach();
+    }
+
+    /// Takes a request for the log; waits while there is no room. Its outcomes go where its tag
+    /// says, also when it is refused.
+    pub async fn submit(&self, core: &Core, request: &RequestView<'_>) {
+        loop {
+            let refused = match self.replica.borrow_mut().on_request(request) {
+                Ok(()) => break,
+                Err(refused) => refused,
+            };
+            match refused {
+                Refused::Full(Bottleneck::Pipeline | Bottleneck::Log | Bottleneck::Buffers) => {
+                    core.metrics.count(Counter::WritesWaited);
+                    self.waiting_for_room.set(self.waiting_for_room.get() + 1);
+                    self.room.wait().await;
+                    self.waiting_for_room.set(self.waiting_for_room.get() - 1);
+                }
+                Refused::NotServing => return refuse(core, request, ErrorCode::NotReady),
+                Refused::TooLarge { .. } => return refuse(core, request, ErrorCode::TooLarge),
+            }
+        }
+        if self.opened.get().is_none() {
+            self.opened.set(Some(ioring::now()));
+            self.work.notify();
+        }
+    }
+
+    /// A read met a deadline that has passed and log time has not: see
+    /// [`Replica::request_time`].
+    pub fn request_time(&self, deadline: Timestamp) -> bool {
+        let will = self.replica.borrow_mut().request_time(deadline);
+        self.work.notify();
+        will
+    }
+
+    /// Closes what group commit lets close, and hands it to the writers.
+    fn turn(&self, core: &Core) {
+        let mut replica = self.replica.borrow_mut();
+        replica.advance(moment());
+        while let Some(append) = replica.next_append() {
+            core.metrics.count(Counter::Prepares);
+            core.metrics.add(Counter::PrepareBytes, append.header.size() as u64);
+            if let Some(opened) = self.opened.take() {
+                core.metrics.record(Stage::Queue, ioring::now() - opened);
+            }
+            self.appends.try_push(append).expect("the line is as long as the pipeline");
+        }
+        if replica.report().batch_size > 0 && self.opened.get().is_none() {
+            self.opened.set(Some(ioring::now()));
+        }
+        core.clock.set(replica.clock());
+    }
+
+    /// Gives out what is committed.
+    fn commit(&self, core: &Core) {
+        loop {
+            let next = self.replica.borrow_mut().next_commit();
+            let Some(commit) = next else { return };
+            core.commit(Committed::new(&commit.header, &commit.frame, true));
+        }
+    }
+
+    /// A frame is durable; what is committed now.
+    fn on_written(&self, op: Op, frame: Frozen) -> Op {
+        let mut replica = self.replica.borrow_mut();
+        replica.on_journal_written(op, frame);
+        replica.commit()
+    }
+
+    fn journal(&self) -> Rc<Journal> {
+        self.journal.borrow().clone().expect("writers are idle when the journal is closed")
+    }
+
+    /// Whether nothing waits to be written or given out.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.replica.borrow().is_idle()
+    }
+
+    /// Writes the journal's last marker.
+    ///
+    /// # Panics
+    /// Unless the replica is idle.
+    pub async fn close(&self) {
+        assert!(self.is_idle(), "a journal is closed when everything is written");
+        let journal = self.journal.borrow_mut().take().expect("a journal is closed once");
+        let journal = Rc::into_inner(journal).expect("no writer is busy");
+        journal.close().await;
+    }
+
+    /// The replica's numbers.
+    #[must_use]
+    pub fn report(&self) -> ReplicaReport {
+        let report = self.replica.borrow().report();
+        ReplicaReport {
+            replica: report.replica.0,
+            view: report.view.0,
+            op: report.op.0,
+            commit: report.commit.0,
+            checkpoint: report.checkpoint.0,
+            log_time_ns: report.log_time.0,
+        }
+    }
+}
+
+/// Answers every operation of a request that will not be done.
+fn refuse(core: &Core, request: &RequestView<'_>, code: ErrorCode) {
+    for index in 0..request.operation_count() {
+        core.deliver(request.tag(), index, &Outcome::failed(code));
+    }
+}
+
+/// The driver: a turn whenever something was submitted or a deadline has come.
+async fn drive(core: &Core) {
+    let this = core.replica();
+    loop {
+        let deadline = this.replica.borrow().deadline_ns();
+        match deadline.map(Instant::from_nanos) {
+            None => this.work.wait().await,
+            Some(deadline) => {
+                ioring::select(this.work.wait(), ioring::sleep_until(deadline)).await;
+            }
+        }
+        this.turn(core);
+    }
+}
+
+/// A writer: one prepare after the other, durable, committed, applied.
+async fn write(core: &Core) {
+    let this = core.replica();
+    while let Some(append) = this.appends.pop().await {
+        let journal = this.journal();
+        let started = ioring::now();
+        let frame = journal.frame(append.buffer).await;
+        let bytes = frame.bytes().clone();
+        let op = journal.append(frame).await;
+        core.metrics.record(Stage::Journal, ioring::now() - started);
+        let commit = this.on_written(op, bytes);
+        journal.note_commit(commit);
+        drop(journal);
+        this.commit(core);
+        this.turn(core);
+        if this.waiting_for_room.get() > 0 {
+            this.room.notify();
+        }
+    }
+}

@@ -1,0 +1,484 @@
+//! The applier: committed prepares in, changed shards and outcomes out.
+//!
+//! A core's applier takes committed prepares in op order and does to the core's shards what is
+//! theirs of each:
+//!
+//! 1. For every operation on a key of this core: look up what evaluation needs of the current
+//!    entry, evaluate, apply the effect, deliver the outcome to the connection that waits for it.
+//! 2. When an entry is not in memory, the prepare stops at that operation. Its look-up and those of
+//!    all operations behind it that need one go to the grid together; when they are there the
+//!    prepare goes on where it stopped. Prepares behind it wait: versions are applied in order.
+//! 3. An all-or-none request is voted on before any of it is applied: by this core alone if all of
+//!    its keys are here, else together with the other cores concerned ([`super::votes`]).
+//! 4. After the last operation the shards do their beat, and the op counts as applied.
+//!
+//! As long as everything is in memory all of this is one synchronous call out of the commit: no
+//! task is woken, nothing is allocated. Only a prepare that has to wait goes on in the applier's
+//! task.
+//!
+//! The body of a prepare is looked at where it lies, through a shared handle of the buffer that was
+//! written to the journal. What is stored is copied once, into the memtable's arena.
+//!
+//! *Resuming.* A stopped prepare is walked again from its start, skipping the operations done. An
+//! entry that was fetched is used only if memory still does not tell: an operation of the same
+//! prepare may have written the key meanwhile, and memory is always newer.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+
+use ioring::Frozen;
+use ioring::sync::Event;
+use lsm::forest::{OwnedEntry, Read, Want};
+use vsr::journal::BODY_OFFSET;
+use wire::message::Prepare;
+use wire::operation::Opcode;
+use wire::{
+    ClientTag, Header, Op, OperationView, Outcome, RequestView, Requests, Timestamp, Version,
+};
+
+use super::{LATEST, Looked, Shards};
+use crate::machine::{self, Budget, Context, Entry, Needs, Scratch, Verdict};
+
+/// A committed prepare on its way to the shards.
+#[derive(Debug, Clone)]
+pub struct Committed {
+    /// Its place in the log.
+    pub op: Op,
+    /// Its log time.
+    pub timestamp: Timestamp,
+    /// How many versions from the timestamp on are its own.
+    pub version_count: u32,
+    /// Its requests.
+    pub body: Frozen,
+    /// Whether somebody may be waiting for outcomes. Not so in a replay.
+    pub live: bool,
+}
+
+impl Committed {
+    /// The prepare with this header in this frame.
+    ///
+    /// # Panics
+    /// If the header is not a prepare's: only prepares are committed.
+    #[must_use]
+    pub fn new(header: &Header, frame: &Frozen, live: bool) -> Committed {
+        let prepare = header.tail::<Prepare>().expect("only prepares are committed");
+        Committed {
+            op: prepare.op,
+            timestamp: prepare.timestamp,
+            version_count: prepare.version_count,
+            body: frame.slice(BODY_OFFSET..BODY_OFFSET + header.body_size()),
+            live,
+        }
+    }
+
+    /// The newest version that is readable once this is applied.
+    #[must_use]
+    pub fn version_last(&self) -> Version {
+        self.timestamp.version(self.version_count.saturating_sub(1))
+    }
+}
+
+/// Where outcomes go.
+pub trait Deliver {
+    /// Delivers the outcome of the operation at `index` of the request with this tag.
+    fn deliver(&self, tag: ClientTag, index: u32, outcome: &Outcome<'_>);
+}
+
+/// What the applier cannot go on without.
+#[derive(Debug)]
+pub struct Missing {
+    /// Index of the operation in its prepare.
+    operation: u32,
+    /// The look-up to await.
+    read: Read,
+}
+
+/// How far an attempt to apply came.
+#[derive(Debug)]
+pub enum Progress {
+    /// Everything that was committed is applied.
+    Idle,
+    /// The prepare at the front waits for these look-ups.
+    Waiting(Vec<Missing>),
+}
+
+/// An entry that was fetched for the prepare at the front.
+struct Fetched {
+    operation: u32,
+    entry: Option<OwnedEntry>,
+}
+
+/// How far the prepare at the front is.
+#[derive(Default)]
+struct Front {
+    /// Operations that are done.
+    done: u32,
+    /// The verdict on the all-or-none request that is under way.
+    verdict: Option<Verdict>,
+    /// What the prepare may still cost each shard of this core; empty before it starts.
+    budgets: Vec<Budget>,
+    fetched: Vec<Fetched>,
+}
+
+impl Front {
+    fn begin(&mut self, shards: usize, effects_max: u64) {
+        if self.budgets.is_empty() {
+            self.budgets.resize(shards, Budget(effects_max));
+        }
+    }
+
+    fn end(&mut self) {
+        assert!(self.verdict.is_none(), "a request is under way at the end of its prepare");
+        self.done = 0;
+        self.budgets.clear();
+        self.fetched.clear();
+    }
+}
+
+struct State {
+    shards: Shards,
+    queue: VecDeque<Committed>,
+    front: Front,
+    scratch: Scratch,
+    key: Vec<u8>,
+    value: Vec<u8>,
+    value_max: u32,
+    effects_max: u64,
+}
+
+/// The applier of one core.
+pub struct Applier {
+    state: RefCell<State>,
+    applied: Cell<Op>,
+    applied_version: Cell<Version>,
+    applied_time: Cell<Timestamp>,
+    /// A replay waits for what it gave.
+    progressed: Event,
+}
+
+/// What the applier needs to know of the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The longest value.
+    pub value_max: u32,
+    /// What a prepare may cost a shard beyond its requests.
+    pub effects_max: u64,
+}
+
+impl Applier {
+    /// An applier over shards whose state is that after `applied`.
+    #[must_use]
+    pub fn new(shards: Shards, limits: Limits, applied: Op, applied_time: Timestamp) -> Applier {
+        let state = State {
+            shards,
+            queue: VecDeque::with_capacity(64),
+            front: Front::default(),
+            scratch: Scratch::default(),
+            key: Vec::with_capacity(2 * wire::operation::KEY_SIZE_MAX + 16),
+            value: Vec::new(),
+            value_max: limits.value_max,
+            effects_max: limits.effects_max,
+        };
+        Applier {
+            state: RefCell::new(state),
+            applied: Cell::new(applied),
+            applied_version: Cell::new(Version(applied_time.0)),
+            applied_time: Cell::new(applied_time),
+            progressed: Event::new(),
+        }
+    }
+
+    /// The last op applied in full.
+    #[must_use]
+    pub fn applied(&self) -> Op {
+        self.applied.get()
+    }
+
+    /// The newest version of the last op applied in full.
+    #[must_use]
+    pub fn applied_version(&self) -> Version {
+        self.applied_version.get()
+    }
+
+    /// Log time as the shards have it: the timestamp of the last op applied in full.
+    #[inline]
+    #[must_use]
+    pub fn log_time(&self) -> Timestamp {
+        self.applied_time.get()
+    }
+
+    /// Borrows the shards, for reads.
+    #[inline]
+    pub fn with_shards<R>(&self, look: impl FnOnce(&Shards) -> R) -> R {
+        look(&self.state.borrow().shards)
+    }
+
+    /// Borrows the shards, for what beats, bars and checkpoints do to them.
+    pub fn with_shards_mut<R>(&self, change: impl FnOnce(&mut Shards) -> R) -> R {
+        change(&mut self.state.borrow_mut().shards)
+    }
+
+    /// Takes a committed prepare. The caller calls [`Applier::advance`] next.
+    pub fn push(&self, committed: Committed) {
+        let state = &mut *self.state.borrow_mut();
+        let newest = state.queue.back().map_or(self.applied.get(), |last| last.op);
+        assert_eq!(committed.op, newest.next(), "prepares are applied in the order of the log");
+        state.queue.push_back(committed);
+    }
+
+    /// Whether a prepare is committed and not applied.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        !self.state.borrow().queue.is_empty()
+    }
+
+    /// Waits until an op of a replay is applied.
+    pub async fn wait_applied(&self, op: Op) {
+        while self.applied.get() < op {
+            self.progressed.wait().await;
+        }
+    }
+
+    /// Applies what can be applied without waiting. `after` is called after each op.
+    pub fn advance(&self, deliver: &impl Deliver, after: impl Fn(&mut Shards, Op)) -> Progress {
+        let state = &mut *self.state.borrow_mut();
+        while let Some(committed) = state.queue.front().cloned() {
+            if let Err(missing) = state.apply(&committed, deliver) {
+                return Progress::Waiting(missing);
+            }
+            state.queue.pop_front();
+            state.front.end();
+            self.applied.set(committed.op);
+            self.applied_version.set(committed.version_last());
+            self.applied_time.set(committed.timestamp);
+            after(&mut state.shards, committed.op);
+            if !committed.live {
+                self.progressed.notify();
+            }
+        }
+        Progress::Idle
+    }
+
+    /// Takes what was fetched for the prepare at the front.
+    pub fn fetched(&self, operation: u32, entry: Option<OwnedEntry>) {
+        self.state.borrow_mut().front.fetched.push(Fetched { operation, entry });
+    }
+}
+
+impl Missing {
+    /// The operation that needs it, and what to await.
+    #[must_use]
+    pub fn into_parts(self) -> (u32, Read) {
+        (self.operation, self.read)
+    }
+}
+
+/// The prepare that is being applied, and how far it is.
+struct Cursor<'a> {
+    timestamp: Timestamp,
+    live: bool,
+    /// Index of the operation in the prepare.
+    operation: u32,
+    requests: Requests<'a>,
+}
+
+impl State {
+    /// Applies the prepare from the operation at `done` on.
+    fn apply(&mut self, committed: &Committed, deliver: &impl Deliver) -> Result<(), Vec<Missing>> {
+        self.front.begin(self.shards.len(), self.effects_max);
+        let mut cursor = Cursor {
+            timestamp: committed.timestamp,
+            live: committed.live,
+            operation: 0,
+            requests: Requests::of_body(&committed.body),
+        };
+        while let Some(request) = cursor.requests.next() {
+            let applied = self.apply_request(&request, &mut cursor, deliver);
+            if let Err(first) = applied {
+                return Err(self.missing(first, committed));
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_request(
+        &mut self,
+        request: &RequestView<'_>,
+        cursor: &mut Cursor<'_>,
+        deliver: &impl Deliver,
+    ) -> Result<(), Missing> {
+        if cursor.operation + request.operation_count() <= self.front.done {
+            cursor.operation += request.operation_count();
+            return Ok(());
+        }
+        let verdict = match self.front.verdict {
+            Some(verdict) => verdict,
+            None if request.is_all_or_none() => self.vote(request, cursor)?,
+            None => Verdict::Own,
+        };
+        self.front.verdict = Some(verdict);
+        for (index, operation) in request.operations().enumerate() {
+            let number = cursor.operation;
+            cursor.operation += 1;
+            if number < self.front.done {
+                continue;
+            }
+            if operation.opcode.has_key() {
+                let version = cursor.timestamp.version(number);
+                let context = Context {
+                    timestamp: cursor.timestamp,
+                    version,
+                    value_max: self.value_max,
+                    verdict,
+                };
+                let outcome = |outcome: &Outcome<'_>| {
+                    if cursor.live {
+                        deliver.deliver(request.tag(), index as u32, outcome);
+                    }
+                };
+                self.apply_operation(&operation, number, &context, outcome)?;
+            } else {
+                self.apply_to_table(&operation);
+                if cursor.live {
+                    let outcome = Outcome::done(wire::Value::Ok, Version(0));
+                    deliver.deliver(request.tag(), index as u32, &outcome);
+                }
+            }
+            self.front.done = number + 1;
+        }
+        self.front.verdict = None;
+        Ok(())
+    }
+
+    /// What concerns every shard.
+    fn apply_to_table(&mut self, operation: &OperationView<'_>) {
+        if operation.opcode == Opcode::Flush {
+            for shard in self.shards.iter_mut() {
+                shard.flush(operation.table);
+            }
+        }
+    }
+
+    #[inline]
+    fn apply_operation(
+        &mut self,
+        operation: &OperationView<'_>,
+        number: u32,
+        context: &Context,
+        outcome: impl FnOnce(&Outcome<'_>),
+    ) -> Result<(), Missing> {
+        let Some(index) = self.shards.index(operation.slot) else { return Ok(()) };
+        let kept = self.current(index, operation, number)?;
+        let current = kept.map(|kept| kept.entry(&self.value));
+        let budget = &mut self.front.budgets[index];
+        let (effect, done) =
+            machine::evaluate(operation, current, context, budget, &mut self.scratch);
+        let value = current.map_or(&[][..], |entry| entry.value);
+        self.shards.shards[index].apply(&self.key, context.version, effect, value);
+        outcome(&done);
+        Ok(())
+    }
+
+    /// The entry that an operation is evaluated with. Leaves its encoded key and value in scratch.
+    #[inline]
+    fn current(
+        &mut self,
+        index: usize,
+        operation: &OperationView<'_>,
+        number: u32,
+    ) -> Result<Option<Kept>, Missing> {
+        let shard = &self.shards.shards[index];
+        shard.encode_key(operation.table, operation.key, &mut self.key);
+        let needs = machine::needs(operation);
+        if needs == Needs::Nothing {
+            return Ok(None);
+        }
+        let value = &mut self.value;
+        let keep = |entry: Option<Entry<'_>>| entry.map(|entry| Kept::new(&entry, value));
+        let read = match shard.look(&self.key, LATEST, want(operation, needs), keep) {
+            Looked::Known(current) => return Ok(current),
+            Looked::NeedsRead(read) => read,
+        };
+        match self.front.fetched.iter().find(|fetched| fetched.operation == number) {
+            Some(fetched) => {
+                let entry = fetched.entry.as_ref();
+                Ok(entry.map(|entry| Kept::of_owned(entry, &mut self.value)))
+            }
+            None => Err(Missing { operation: number, read }),
+        }
+    }
+
+    /// The votes of this core's operations of an all-or-none request, counted.
+    fn vote(&mut self, request: &RequestView<'_>, cursor: &Cursor<'_>) -> Result<Verdict, Missing> {
+        let mut verdict = Verdict::Holds;
+        // Votes take from the budgets as if the request were done; only doing it takes for good.
+        let mut budgets = self.front.budgets.clone();
+        for (offset, operation) in request.operations().enumerate() {
+            let number = cursor.operation + offset as u32;
+            let Some(index) = self.shards.index(operation.slot) else { continue };
+            let kept = self.current(index, &operation, number)?;
+            let current = kept.map(|kept| kept.entry(&self.value));
+            let context = Context {
+                timestamp: cursor.timestamp,
+                version: cursor.timestamp.version(number),
+                value_max: self.value_max,
+                verdict: Verdict::Own,
+            };
+            let (budget, scratch) = (&mut budgets[index], &mut self.scratch);
+            let vote = machine::vote(&operation, current, &context, budget, scratch);
+            verdict = vote.count_into(verdict);
+        }
+        Ok(verdict)
+    }
+
+    /// The look-up that stopped the prepare, and those that operations behind it will need.
+    fn missing(&mut self, first: Missing, committed: &Committed) -> Vec<Missing> {
+        let from = first.operation;
+        let mut missing = vec![first];
+        let requests = Requests::of_body(&committed.body);
+        let operations = requests.flat_map(|request| request.operations());
+        for (number, operation) in (0..).zip(operations).skip(from as usize + 1) {
+            let Some(index) = self.shards.index(operation.slot) else { continue };
+            if operation.opcode.has_key()
+                && let Err(read) = self.current(index, &operation, number)
+            {
+                missing.push(read);
+            }
+        }
+        missing
+    }
+}
+
+/// What to look up of an entry. A change of deadline writes the value again, so it needs it.
+fn want(operation: &OperationView<'_>, needs: Needs) -> Want {
+    let rewrites = matches!(operation.opcode, Opcode::Expire | Opcode::Persist);
+    if needs == Needs::Value || rewrites { Want::Value } else { Want::Metadata }
+}
+
+/// An entry without its value, which was copied away: evaluation borrows it while the shard changes.
+#[derive(Clone, Copy)]
+struct Kept {
+    size: u32,
+    deadline: u64,
+    version: Version,
+}
+
+impl Kept {
+    fn new(entry: &Entry<'_>, value: &mut Vec<u8>) -> Kept {
+        value.clear();
+        value.extend_from_slice(entry.value);
+        Kept { size: entry.value_size, deadline: entry.deadline, version: entry.version }
+    }
+
+    fn of_owned(entry: &OwnedEntry, value: &mut Vec<u8>) -> Kept {
+        value.clear();
+        value.extend_from_slice(&entry.value);
+        let size = u32::try_from(entry.value_len).expect("values are far below 4 GiB");
+        Kept { size, deadline: entry.deadline, version: Version(entry.version) }
+    }
+
+    fn entry<'a>(&self, value: &'a [u8]) -> Entry<'a> {
+        let (deadline, version) = (self.deadline, self.version);
+        Entry { value, value_size: self.size, deadline, version }
+    }
+}

@@ -1,0 +1,275 @@
+//! Shards: what a core stores, and how operations of the log and reads of clients reach it.
+//!
+//! A shard is a forest, the generations of its tables, and nothing else: what decides its content
+//! is the log. The shards of a core are one value, [`Shards`], owned by the core's applier
+//! ([`apply`]), which is the only one to change it; reads borrow it for the time of one look-up.
+//!
+//! A key on its way to the forest: slot → shard ([`crate::topology`]), then table, the table's
+//! generation and the escaped key → encoded key ([`lsm::key`]). FLUSHALL raises the generation, so
+//! every key written before is unreachable at once, and compaction drops it when it gets there.
+//!
+//! What is not in trees (generations) goes into each checkpoint as a few opaque bytes and comes
+//! back when the shard is opened ([`Generations::encode`]).
+
+pub mod apply;
+
+use lsm::forest::{Forest, Lookup, Read, Want};
+use lsm::key::{self, Prefix};
+use lsm::tree::Tree;
+use wire::{ShardId, Slot, TableId, Version};
+
+use crate::machine::{Effect, Entry};
+use crate::topology::Topology;
+
+/// The kind of record that strings are, in encoded keys.
+pub const KIND_STRING: u8 = 1;
+
+/// The newest version there is: what a read of one key asks for.
+pub const LATEST: Version = Version(u64::MAX);
+
+/// How often each table was flushed. Tables that never were are not listed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Generations(Vec<(TableId, u32)>);
+
+/// Bytes that are no list of generations.
+#[derive(Debug, thiserror::Error)]
+#[error("the checkpoint's {actual} bytes of generations are malformed")]
+pub struct GenerationsError {
+    /// How many bytes there are.
+    pub actual: usize,
+}
+
+impl Generations {
+    /// The table's generation.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, table: TableId) -> u32 {
+        self.0.iter().find(|(id, _)| *id == table).map_or(0, |(_, generation)| *generation)
+    }
+
+    /// Makes all keys of a table unreachable.
+    pub fn raise(&mut self, table: TableId) {
+        match self.0.iter_mut().find(|(id, _)| *id == table) {
+            Some((_, generation)) => *generation += 1,
+            None => self.0.push((table, 1)),
+        }
+    }
+
+    /// As a checkpoint keeps them: table and generation, four bytes each, little-endian.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let pair = |(table, generation): &(TableId, u32)| {
+            [table.0.to_le_bytes(), generation.to_le_bytes()].concat()
+        };
+        self.0.iter().flat_map(pair).collect()
+    }
+
+    /// Out of a checkpoint.
+    ///
+    /// # Errors
+    /// If the bytes are not a list of pairs.
+    pub fn decode(bytes: &[u8]) -> Result<Generations, GenerationsError> {
+        let (pairs, rest) = bytes.as_chunks::<8>();
+        if !rest.is_empty() {
+            return Err(GenerationsError { actual: bytes.len() });
+        }
+        let pair = |[a, b, c, d, e, f, g, h]: &[u8; 8]| {
+            let table = TableId(u32::from_le_bytes([*a, *b, *c, *d]));
+            (table, u32::from_le_bytes([*e, *f, *g, *h]))
+        };
+        Ok(Generations(pairs.iter().map(pair).collect()))
+    }
+}
+
+/// One shard.
+pub struct Shard {
+    id: ShardId,
+    forest: Forest,
+    generations: Generations,
+}
+
+/// What a look-up in memory came to.
+pub enum Looked<R> {
+    /// The answer.
+    Known(R),
+    /// Memory does not tell: await this, then look again.
+    NeedsRead(Read),
+}
+
+impl Shard {
+    /// A shard over an open forest.
+    #[must_use]
+    pub fn new(id: ShardId, forest: Forest, generations: Generations) -> Shard {
+        Shard { id, forest, generations }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// Its forest.
+    #[must_use]
+    pub fn forest(&self) -> &Forest {
+        &self.forest
+    }
+
+    /// Its forest, for the applier.
+    pub fn forest_mut(&mut self) -> &mut Forest {
+        &mut self.forest
+    }
+
+    /// Its tables' generations.
+    #[must_use]
+    pub fn generations(&self) -> &Generations {
+        &self.generations
+    }
+
+    /// Empties a table.
+    pub fn flush(&mut self, table: TableId) {
+        self.generations.raise(table);
+    }
+
+    /// Writes a key's encoded form into `out`.
+    #[inline]
+    pub fn encode_key(&self, table: TableId, user_key: &[u8], out: &mut Vec<u8>) {
+        let generation = self.generations.get(table);
+        let prefix = Prefix { table: table.0, generation, kind: KIND_STRING };
+        out.clear();
+        key::encode_into(out, prefix, user_key, &[]);
+    }
+
+    /// Looks for the newest entry of an encoded key up to a version. Whether it has expired is the
+    /// caller's to decide.
+    #[inline]
+    pub fn look<R>(
+        &self,
+        encoded: &[u8],
+        version_max: Version,
+        want: Want,
+        found: impl FnOnce(Option<Entry<'_>>) -> R,
+    ) -> Looked<R> {
+        // The closure is called in one of two places; a cell says which had it.
+        let mut found = Some(found);
+        let mut take = || found.take().expect("one of the two outcomes calls it");
+        let result = self.forest.get_cached(Tree::Objects, encoded, version_max.0, want, |entry| {
+            let value = match entry.payload {
+                lsm::entry::Payload::Inline(value) => value,
+                _ => &[],
+            };
+            take()(Some(Entry {
+                value,
+                value_size: entry.payload.value_len() as u32,
+                deadline: entry.deadline,
+                version: Version(entry.version),
+            }))
+        });
+        match result {
+            Lookup::Found(answer) => Looked::Known(answer),
+            Lookup::Absent => Looked::Known(take()(None)),
+            Lookup::NeedsRead(read) => Looked::NeedsRead(read),
+        }
+    }
+
+    /// Does to an encoded key what evaluation decided. `current` is the value that a change of
+    /// deadline keeps.
+    #[inline]
+    pub fn apply(&mut self, encoded: &[u8], version: Version, effect: Effect<'_>, current: &[u8]) {
+        match effect {
+            Effect::None => {}
+            Effect::Put { value, deadline } => {
+                self.forest.put(encoded, version.0, value, deadline);
+            }
+            Effect::SetDeadline(deadline) => {
+                self.forest.put(encoded, version.0, current, deadline);
+            }
+            Effect::Delete => self.forest.delete(encoded, version.0),
+            Effect::Flush => unreachable!("a flush has no key"),
+        }
+    }
+}
+
+/// The shards of a core, in order of their numbers.
+pub struct Shards {
+    topology: Topology,
+    first: u16,
+    shards: Vec<Shard>,
+}
+
+impl Shards {
+    /// The shards of one core.
+    ///
+    /// # Panics
+    /// If they are not contiguous.
+    #[must_use]
+    pub fn new(topology: Topology, shards: Vec<Shard>) -> Shards {
+        let first = shards.first().map_or(0, |shard| shard.id.0);
+        for (index, shard) in shards.iter().enumerate() {
+            assert_eq!(usize::from(shard.id.0 - first), index, "a core's shards are contiguous");
+        }
+        Shards { topology, first, shards }
+    }
+
+    /// The shard of a slot, if it is on this core.
+    #[inline]
+    #[must_use]
+    pub fn of_slot(&self, slot: Slot) -> Option<&Shard> {
+        self.index(slot).map(|index| &self.shards[index])
+    }
+
+    /// The same, to change it.
+    #[inline]
+    pub fn of_slot_mut(&mut self, slot: Slot) -> Option<&mut Shard> {
+        self.index(slot).map(|index| &mut self.shards[index])
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.iter()
+    }
+
+    /// All of them, to change them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Shard> {
+        self.shards.iter_mut()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Whether the core has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.shards.is_empty()
+    }
+
+    #[inline]
+    fn index(&self, slot: Slot) -> Option<usize> {
+        let shard = self.topology.shard_of(slot).0;
+        let index = usize::from(shard.checked_sub(self.first)?);
+        (index < self.shards.len()).then_some(index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generations_survive_a_checkpoint() {
+        let mut generations = Generations::default();
+        assert_eq!(generations.get(TableId(0)), 0);
+        generations.raise(TableId(0));
+        generations.raise(TableId(0));
+        generations.raise(TableId(9));
+        assert_eq!((generations.get(TableId(0)), generations.get(TableId(9))), (2, 1));
+        let bytes = generations.encode();
+        assert_eq!(bytes, [0, 0, 0, 0, 2, 0, 0, 0, 9, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(Generations::decode(&bytes).unwrap(), generations);
+        assert!(Generations::decode(&bytes[1..]).is_err());
+        assert_eq!(Generations::decode(&[]).unwrap(), Generations::default());
+    }
+}
