@@ -309,7 +309,10 @@ impl FreeSet {
     /// The set as it is now; later changes do not show in it.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let share = |chunk: &Chunk| (Rc::clone(&chunk.acquired), Rc::clone(&chunk.pending));
+        let share = |chunk: &Chunk| SharedChunk {
+            acquired: Rc::clone(&chunk.acquired),
+            pending: Rc::clone(&chunk.pending),
+        };
         Snapshot { chunks: self.chunks.iter().map(share).collect() }
     }
 
@@ -367,7 +370,14 @@ impl FreeSet {
 /// A free set at one moment, sharing memory with it.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    chunks: Vec<(Rc<Vec<u64>>, Rc<Vec<u64>>)>,
+    chunks: Vec<SharedChunk>,
+}
+
+/// Acquired and pending blocks of a chunk.
+#[derive(Clone, Debug)]
+struct SharedChunk {
+    acquired: Rc<Vec<u64>>,
+    pending: Rc<Vec<u64>>,
 }
 
 impl Snapshot {
@@ -380,19 +390,19 @@ impl Snapshot {
     /// Bytes of every chunk.
     #[must_use]
     pub fn chunk_size(&self) -> usize {
-        self.chunks.first().map_or(0, |(acquired, _)| chunk_size(acquired.len()))
+        self.chunks.first().map_or(0, |chunk| chunk_size(chunk.acquired.len()))
     }
 
     /// Whether a chunk has not changed since an earlier snapshot.
     #[must_use]
     pub fn is_unchanged(&self, chunk: usize, earlier: &Snapshot) -> bool {
-        let ((a, p), (b, q)) = (&self.chunks[chunk], &earlier.chunks[chunk]);
-        Rc::ptr_eq(a, b) && Rc::ptr_eq(p, q)
+        let (now, then) = (&self.chunks[chunk], &earlier.chunks[chunk]);
+        Rc::ptr_eq(&now.acquired, &then.acquired) && Rc::ptr_eq(&now.pending, &then.pending)
     }
 
     /// Writes a chunk; `out` is exactly [`Snapshot::chunk_size`] long.
     pub fn encode_chunk(&self, chunk: usize, out: &mut [u8]) {
-        let (acquired, pending) = &self.chunks[chunk];
+        let SharedChunk { acquired, pending } = &self.chunks[chunk];
         assert!(out.len() == chunk_size(acquired.len()));
         let words = acquired.iter().chain(pending.iter());
         for (bytes, word) in out.chunks_exact_mut(8).zip(words) {

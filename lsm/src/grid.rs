@@ -346,6 +346,11 @@ impl Grid {
         self.free_set.borrow().is_live(address)
     }
 
+    /// A block that is intact and makes no sense to whoever read it.
+    pub(crate) fn malformed(&self, address: BlockAddress, fault: BlockFault) -> ReadError {
+        self.corrupt(address, address.offset(self.config.block_size), fault)
+    }
+
     fn corrupt(&self, address: BlockAddress, offset: u64, fault: BlockFault) -> ReadError {
         self.count(|stats| stats.corrupt += 1);
         let path = self.file.path().to_owned();

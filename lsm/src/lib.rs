@@ -68,8 +68,8 @@
 //!
 //! // manifest_log: durable history of live tables
 //! ManifestLog::insert(Level, Rc<TableInfo>); remove(&TableInfo); blocks_needed() -> usize
-//! ManifestLog::seal(addresses, op) -> Sealed { blocks, released, root }
-//! ManifestLog::open(&Grid, &ManifestRoot).await -> (log, live tables)
+//! ManifestLog::seal(Identity, op, acquire) -> Sealed { images, released, root: ManifestRoot }
+//! ManifestLog::open(&Grid, &ManifestRoot).await; tables()
 //! ```
 //!
 //! Everything stored is a function of the entries, the configuration and the addresses that the
@@ -87,8 +87,12 @@ pub mod free_set;
 pub mod grid;
 pub mod index;
 pub mod key;
+pub mod manifest_log;
 pub mod memtable;
 pub mod overflow;
 pub mod page;
 pub mod table;
 pub mod tree;
+
+#[cfg(test)]
+mod testing;

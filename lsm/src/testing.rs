@@ -1,0 +1,39 @@
+//! What tests of this crate share: a simulated core, a formatted grid.
+
+use std::cell::Cell;
+use std::path::Path;
+use std::rc::Rc;
+
+use ioring::Direct;
+use ioring::sim::{self, World};
+
+use crate::block::Identity;
+use crate::config::Config;
+use crate::grid::{Grid, Owner};
+
+pub(crate) const OWNER: Owner =
+    Owner { identity: Identity { cluster: 5, shard: 1 }, replica: 0, incarnation: 99 };
+
+pub(crate) const PATH: &str = "/shard-0001.grid";
+
+/// Runs a test on one simulated core with a disk of its own.
+pub(crate) fn run<F: Future<Output = ()> + 'static>(main: impl FnOnce() -> F + 'static) {
+    let mut world = World::new(1, sim::Config::default());
+    let node = world.add_node("test");
+    let done = Rc::new(Cell::new(false));
+    let ended = Rc::clone(&done);
+    let main = || async move {
+        main().await;
+        ended.set(true);
+    };
+    world.run(node, main).unwrap();
+    assert!(done.get());
+}
+
+/// A freshly formatted grid.
+pub(crate) async fn grid(config: &Config) -> Rc<Grid> {
+    let path = Path::new(PATH);
+    Grid::format(path, OWNER, config, Direct::Required).await.unwrap();
+    ioring::fs::sync_dir("/".as_ref()).unwrap();
+    Grid::open(path, OWNER, config, Direct::Required).await.unwrap()
+}
