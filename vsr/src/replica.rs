@@ -52,20 +52,12 @@ use pipeline::Pipeline;
 use wire::message::{Prepare, Purpose};
 use wire::{CheckpointId, Draft, Header, Op, RequestView, Timestamp, Version, View};
 
+use crate::journal::{BODY_OFFSET, frame_size};
+
 pub use clock::{Expiry, JUMP_NS, LogClock, Moment, SLEW_DIVISOR};
 pub use config::Config;
 pub use recovered::{LogHead, RecoveredLog, RecoveryError};
 pub use report::{Counters, Report, Status};
-
-/// Where a frame's body begins: after the frame's header and the prepare's.
-const BODY_OFFSET: usize = FRAME_HEADER_SIZE + wire::HEADER_SIZE;
-const FRAME_HEADER_SIZE: usize = 256;
-/// Frames take whole sectors.
-const SECTOR: u64 = 4096;
-
-fn frame_size(message_size: usize) -> u64 {
-    ((FRAME_HEADER_SIZE + message_size) as u64).next_multiple_of(SECTOR)
-}
 
 /// How many versions a pulse has for the deletes that it turns due deadlines into.
 pub const PULSE_VERSION_COUNT: u32 = 1 << 16;
@@ -188,7 +180,7 @@ impl Replica {
         let mut budget = LogBudget::new(config.log_budget, config.pulse_reserve(), log.checkpoint);
         for (index, &size) in log.sizes.iter().enumerate() {
             let op = Op(log.checkpoint.0 + 1 + index as u64);
-            budget.add(op, frame_size(size as usize));
+            budget.add(op, frame_size(size as usize) as u64);
         }
         let pipeline = Pipeline::new(config.pipeline_max, head.op);
         Ok(Replica {
@@ -276,7 +268,7 @@ impl Replica {
         if !self.pipeline.has_room() {
             return Err(Refused::Full(Bottleneck::Pipeline));
         }
-        if !self.budget.admits(frame_size(wire::HEADER_SIZE + body_size), body_size == 0) {
+        if !self.budget.admits(frame_size(wire::HEADER_SIZE + body_size) as u64, body_size == 0) {
             return Err(Refused::Full(Bottleneck::Log));
         }
         Ok(())
@@ -388,7 +380,7 @@ impl Replica {
         assert!(head.timestamp.0 > self.head.version_max.0 || self.head.op == Op(0));
         assert!(prepare.commit < prepare.op, "an op is not committed before it exists");
         self.clock.raise(timestamp);
-        self.budget.add(head.op, frame_size(header.size()));
+        self.budget.add(head.op, frame_size(header.size()) as u64);
         self.pipeline.push(head.op, header, buffer, partly_filled, self.monotonic_ns);
         self.head = head;
         self.pulse_wanted = false;

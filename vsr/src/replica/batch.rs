@@ -14,7 +14,7 @@
 use ioring::Buffer;
 use wire::{HEADER_SIZE, RequestView, checksum};
 
-use super::BODY_OFFSET;
+use crate::journal::BODY_OFFSET;
 
 #[derive(Debug)]
 pub(super) struct Batch {

@@ -13,7 +13,10 @@
 
 use wire::Op;
 
-use super::SECTOR;
+use crate::journal::SECTOR as SECTOR_SIZE;
+
+/// The least that a frame takes.
+const SECTOR: u64 = SECTOR_SIZE as u64;
 
 #[derive(Debug)]
 pub(super) struct LogBudget {

@@ -2,7 +2,7 @@
 
 use wire::{ClusterId, Release, ReplicaId};
 
-use super::{FRAME_HEADER_SIZE, SECTOR, frame_size};
+use crate::journal::{FRAME_HEADER_SIZE, SECTOR, frame_size};
 
 /// Identity and bounds of a replica.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,14 +49,14 @@ impl Config {
             pipeline_max: 4,
             parallel_size: 1024,
             overdue_ns: 1000,
-            ..Config::new(ClusterId(7), ReplicaId(0), 16 * SECTOR)
+            ..Config::new(ClusterId(7), ReplicaId(0), 16 * SECTOR as u64)
         }
     }
 
     /// Bytes that a buffer must have for the largest prepare.
     #[must_use]
     pub fn frame_size_max(&self) -> usize {
-        usize::try_from(frame_size(self.prepare_size_max)).expect("a frame fits memory")
+        frame_size(self.prepare_size_max)
     }
 
     /// The largest request that a prepare holds.
@@ -80,9 +80,9 @@ impl Config {
     pub(super) fn check(&self) {
         assert!(self.prepare_size_max > wire::HEADER_SIZE + wire::request::REQUEST_HEADER_SIZE);
         assert!(self.pipeline_max > 0, "a pipeline has room for one prepare at least");
-        let largest = frame_size(self.prepare_size_max);
+        let largest = frame_size(self.prepare_size_max) as u64;
         let requests = self.log_budget - self.pulse_reserve();
         assert!(requests >= largest, "a log of {requests} bytes for prepares of {largest}");
-        assert!(self.pulse_reserve() >= SECTOR, "the log has room for a pulse");
+        assert!(self.pulse_reserve() >= SECTOR as u64, "the log has room for a pulse");
     }
 }

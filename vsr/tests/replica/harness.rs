@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ioring::{BufferPool, Frozen};
+use vsr::journal::{BODY_OFFSET, FRAME_HEADER_SIZE};
 use vsr::replica::{
     Commit, Config, LogHead, Moment, RecoveredLog, RecoveryError, Refused, Replica,
 };
@@ -11,10 +12,6 @@ use wire::{
     CheckpointId, ClientTag, Header, Op, Opcode, OperationView, RequestBuilder, Requests, TableId,
     View,
 };
-
-/// Bytes of a frame before the prepare's header, and before its body.
-const HEADER_OFFSET: usize = 256;
-const BODY_OFFSET: usize = 512;
 
 /// The smallest request there is: its header and a put of a one-byte key.
 pub(crate) const REQUEST_SIZE_MIN: usize = 24 + 40;
@@ -44,7 +41,7 @@ pub(crate) struct Disk {
 
 impl Disk {
     pub(crate) fn write(&mut self, frame: &[u8]) -> Op {
-        let header = Header::verify(&frame[HEADER_OFFSET..]).expect("the replica made it");
+        let header = Header::verify(&frame[FRAME_HEADER_SIZE..]).expect("the replica made it");
         header.verify_body(&frame[BODY_OFFSET..]).expect("the replica made it");
         let prepare = header.tail::<Prepare>().expect("a prepare");
         self.commit_max = self.commit_max.max(prepare.commit);
@@ -54,7 +51,7 @@ impl Disk {
 
     pub(crate) fn header(&self, op: Op) -> Option<Header> {
         let frame = self.frames.get(&op)?;
-        Some(Header::verify(&frame[HEADER_OFFSET..]).expect("it was verified when written"))
+        Some(Header::verify(&frame[FRAME_HEADER_SIZE..]).expect("it was verified when written"))
     }
 
     /// What a journal does at start, alone: keeps the chain-connected prefix, forgets the rest.
@@ -117,7 +114,7 @@ impl Harness {
         let mut headers = Vec::new();
         while let Some(append) = self.replica.next_append() {
             let op = append.header.tail::<Prepare>().expect("a prepare").op;
-            assert_eq!(&append.buffer[HEADER_OFFSET..BODY_OFFSET], append.header.bytes());
+            assert_eq!(&append.buffer[FRAME_HEADER_SIZE..BODY_OFFSET], append.header.bytes());
             self.writing.insert(op, append.buffer.freeze());
             headers.push(append.header);
         }
