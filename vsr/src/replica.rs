@@ -283,7 +283,8 @@ impl Replica {
     /// A read met a deadline that now has passed and log time has not ([`Expiry::Due`]): makes sure
     /// that an op commits that passes it. Returns whether one will; if not, the deadline is still
     /// to come by the replica's own clock, and the entry is live.
-    pub fn request_time(&mut self, deadline: Timestamp) -> bool {
+    pub fn request_time(&mut self, deadline: Timestamp, moment: Moment) -> bool {
+        self.look_at_clocks(moment);
         if self.head.timestamp >= deadline {
             return true;
         }
@@ -296,14 +297,18 @@ impl Replica {
     /// per turn of the driver's loop, after the turn's requests and completions, and at
     /// [`Replica::deadline_ns`].
     pub fn advance(&mut self, moment: Moment) {
-        self.monotonic_ns = self.monotonic_ns.max(moment.monotonic_ns);
-        self.clock.advance(moment);
+        self.look_at_clocks(moment);
         match self.next_close() {
             Some(purpose) if !self.is_time_to_close(purpose) => {}
             Some(Purpose::Pulse) => self.close_pulse(),
             Some(_) => self.close(),
             None => {}
         }
+    }
+
+    fn look_at_clocks(&mut self, moment: Moment) {
+        self.monotonic_ns = self.monotonic_ns.max(moment.monotonic_ns);
+        self.clock.advance(moment);
     }
 
     /// What could be given an op now: the open prepare, or a pulse that is wanted when there is
@@ -424,8 +429,8 @@ impl Replica {
     }
 
     /// What a read that begins now is answered by.
-    #[must_use]
-    pub fn read_point(&self) -> ReadPoint {
+    pub fn read_point(&mut self, moment: Moment) -> ReadPoint {
+        self.look_at_clocks(moment);
         ReadPoint {
             commit: self.committed.op,
             version_max: self.committed.version_max,

@@ -110,7 +110,7 @@ impl ReplicaCore {
     /// A read met a deadline that has passed and log time has not: see
     /// [`Replica::request_time`].
     pub fn request_time(&self, deadline: Timestamp) -> bool {
-        let will = self.replica.borrow_mut().request_time(deadline);
+        let will = self.replica.borrow_mut().request_time(deadline, moment());
         self.work.notify();
         will
     }

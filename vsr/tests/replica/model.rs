@@ -191,8 +191,8 @@ impl Model {
         self.waiting.clear();
     }
 
-    fn check_bounds(&self) {
-        let point = self.harness.replica.read_point();
+    fn check_bounds(&mut self) {
+        let point = self.harness.replica.read_point(self.moment);
         assert!(point.now >= point.log_time, "now is not before what is known");
         let report = self.harness.replica.report();
         assert!(report.in_flight <= self.harness.config.pipeline_max);

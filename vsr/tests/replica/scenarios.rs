@@ -147,11 +147,16 @@ impl Script {
         }
     }
 
-    fn advance(&mut self, step: &Step<'_>) {
+    /// Lets the host's clocks go on by `ns`, and the wall clock jump by `wall`.
+    fn pass(&mut self, step: &Step<'_>) -> Moment {
         let passed = step.number("ns", 100);
         self.moment.monotonic_ns += passed;
         self.moment.wall_ns = (self.moment.wall_ns + passed).strict_add_signed(step.signed("wall"));
-        let moment = self.moment;
+        self.moment
+    }
+
+    fn advance(&mut self, step: &Step<'_>) {
+        let moment = self.pass(step);
         self.harness().replica.advance(moment);
         for header in self.harness().take_appends() {
             let line = self.describe(&header);
@@ -186,14 +191,15 @@ impl Script {
 
     /// A read now, of a key with a deadline if one is given.
     fn read(&mut self, step: &Step<'_>) {
-        let point = self.harness().replica.read_point();
+        let moment = self.pass(step);
+        let point = self.harness().replica.read_point(moment);
         let (now, log_time) = (relative(point.now), relative(point.log_time));
         self.say(format!("as of op={} log time={log_time} now={now}", point.commit));
         if step.arguments.contains_key("deadline") {
             let deadline = START_NS.strict_add_signed(step.signed("deadline"));
             let expiry = Expiry::at(deadline, point.log_time, point.now);
             let asked = (expiry == Expiry::Due)
-                .then(|| self.harness().replica.request_time(Timestamp(deadline)));
+                .then(|| self.harness().replica.request_time(Timestamp(deadline), moment));
             let answer = match (expiry, asked) {
                 (Expiry::Live, _) => "live",
                 (Expiry::Passed, _) => "expired",
