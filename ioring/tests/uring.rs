@@ -1,5 +1,7 @@
 //! The driver on io_uring, through the public interface, on the real kernel.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -74,6 +74,28 @@ impl Header {
     }
 }
 
+/// The memory of a whole pool, as a ring may register it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Region {
+    /// Never used twice in a process.
+    pub(crate) number: u32,
+    pub(crate) start: NonNull<u8>,
+    pub(crate) size: usize,
+}
+
+/// The region of the pool that a buffer is from.
+///
+/// # Safety
+/// `header` is that of a live handle.
+unsafe fn region(header: NonNull<Header>) -> Option<Region> {
+    // SAFETY: as the caller promises; `home` is only changed without any handle.
+    match unsafe { &*header.as_ref().home.get() } {
+        Home::Out(shared) => Some(shared.region()),
+        Home::Alone(_) => None,
+        Home::Pooled => unreachable!("a buffer in its pool has no handle"),
+    }
+}
+
 /// Gives the buffer back. The caller held the last handle.
 ///
 /// # Safety
@@ -152,6 +174,12 @@ impl Buffer {
         self.len = len;
     }
 
+    /// The pool's memory that these bytes are part of.
+    pub(crate) fn region(&self) -> Option<Region> {
+        // SAFETY: a handle keeps its header valid.
+        unsafe { region(self.header) }
+    }
+
     /// Gives up writing, to share the bytes.
     pub fn freeze(self) -> Frozen {
         let this = std::mem::ManuallyDrop::new(self);
@@ -211,6 +239,12 @@ impl Frozen {
     /// Whether no bytes are in view.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The pool's memory that these bytes are part of.
+    pub(crate) fn region(&self) -> Option<Region> {
+        // SAFETY: a handle keeps its header valid.
+        unsafe { region(self.header) }
     }
 
     /// Another handle, to a part of the bytes in view.

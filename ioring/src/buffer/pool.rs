@@ -18,7 +18,7 @@ use std::task::{Context, Poll, Waker};
 
 use crossbeam_queue::ArrayQueue;
 
-use super::{Buffer, Header, Home, Memory};
+use super::{Buffer, Header, Home, Memory, Region};
 
 /// Numbers of regions are never used twice, so a ring that registered one cannot mistake another
 /// for it.
@@ -47,6 +47,11 @@ impl Shared {
         if self.waiting.load(Ordering::Relaxed) > 0 {
             self.wake_one();
         }
+    }
+
+    pub(super) fn region(&self) -> Region {
+        let (start, size) = (self.memory.start(), self.memory.size());
+        Region { number: self.region, start, size }
     }
 
     fn waiters(&self) -> MutexGuard<'_, Waiters> {

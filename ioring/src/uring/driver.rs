@@ -26,14 +26,16 @@ use io_uring::{cqueue, opcode, squeue, types};
 
 use super::message::Messages;
 use super::provided::Provided;
+use super::registered::Registered;
 use super::ring::{Ring, Woken};
 use super::sockets::{Ask, SocketKey, Sockets};
 use super::{disk, socket_calls};
+use crate::buffer::Region;
 use crate::clock;
 use crate::core::Core;
 use crate::driver::{Driver, FileId, OpenedFile, Operation, SocketId, Token};
 use crate::fatal::{self, Fatal};
-use crate::file::OpenOptions;
+use crate::file::{FileHandle, OpenOptions};
 use crate::fs::{Metadata, real};
 use crate::net::{ListenOptions, RecvBuffer, Side};
 use crate::time::{Instant, WallClock};
@@ -59,6 +61,7 @@ pub(super) struct UringDriver {
     sockets: RefCell<Sockets>,
     provided: Rc<Provided>,
     messages: RefCell<Messages>,
+    registered: RefCell<Registered>,
     bell: Cell<i32>,
     /// Where the kernel writes the event counter; boxed, so that it stays where it is.
     bell_count: Box<Cell<u64>>,
@@ -70,8 +73,10 @@ const REAP_MAX: usize = 512;
 
 impl UringDriver {
     /// Takes over a ring that the calling thread enabled.
-    pub(super) fn new(ring: Ring, provided: Provided) -> UringDriver {
+    pub(super) fn new(ring: Ring, provided: Provided, registered_memory: usize) -> UringDriver {
+        let registered = Registered::new(ring.ring(), registered_memory);
         UringDriver {
+            registered: RefCell::new(registered),
             ring: RefCell::new(ring),
             sockets: RefCell::default(),
             provided: Rc::new(provided),
@@ -111,7 +116,7 @@ impl UringDriver {
                 self.push(&entry.user_data(name));
             }
             Ask::Cancel(key) => {
-                self.cancel_named(user_data(Kind::Socket, key.slot, key.generation))
+                self.cancel_named(user_data(Kind::Socket, key.slot, key.generation));
             }
         }
     }
@@ -224,31 +229,13 @@ impl UringDriver {
 
     fn entry(&self, token: Token, operation: &Operation) -> squeue::Entry {
         match operation {
-            Operation::Read { file, buffer, filled, offset } => {
-                let rest = &buffer[*filled..];
-                let place = rest.as_ptr().cast_mut();
-                opcode::Read::new(types::Fd(file.id.0), place, length(rest))
-                    .offset(offset + *filled as u64)
-                    .build()
-            }
-            Operation::Write { file, data, written, offset, durable } => {
-                let rest = &data[*written..];
-                opcode::Write::new(types::Fd(file.id.0), rest.as_ptr(), length(rest))
-                    .offset(offset + *written as u64)
-                    .rw_flags(if *durable { libc::RWF_DSYNC } else { 0 })
-                    .build()
-            }
-            Operation::Sync { file } => {
-                opcode::Fsync::new(types::Fd(file.id.0)).flags(types::FsyncFlags::DATASYNC).build()
-            }
-            Operation::Allocate { file, offset, length } => {
-                opcode::Fallocate::new(types::Fd(file.id.0), *length).offset(*offset).build()
-            }
-            Operation::Discard { file, offset, length } => {
-                opcode::Fallocate::new(types::Fd(file.id.0), *length)
-                    .offset(*offset)
-                    .mode(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)
-                    .build()
+            Operation::Read { file, .. }
+            | Operation::Write { file, .. }
+            | Operation::Sync { file }
+            | Operation::Allocate { file, .. }
+            | Operation::Discard { file, .. } => {
+                let (target, flags) = self.target(file);
+                self.file_entry(operation, file, target).flags(flags)
             }
             Operation::Connect { socket, address } => {
                 opcode::Connect::new(self.descriptor(socket.id), address.as_ptr(), address.length())
@@ -270,6 +257,74 @@ impl UringDriver {
                     .build()
             }
         }
+    }
+
+    fn file_entry(
+        &self,
+        operation: &Operation,
+        file: &FileHandle,
+        target: types::Fd,
+    ) -> squeue::Entry {
+        match operation {
+            Operation::Read { buffer, filled, offset, .. } => {
+                let rest = &buffer[*filled..];
+                let (place, offset) = (rest.as_ptr().cast_mut(), offset + *filled as u64);
+                match self.place(file, buffer.region()) {
+                    Some(index) => opcode::ReadFixed::new(target, place, length(rest), index)
+                        .offset(offset)
+                        .build(),
+                    None => opcode::Read::new(target, place, length(rest)).offset(offset).build(),
+                }
+            }
+            Operation::Write { data, written, offset, durable, .. } => {
+                let rest = &data[*written..];
+                let offset = offset + *written as u64;
+                let flags = if *durable { libc::RWF_DSYNC } else { 0 };
+                match self.place(file, data.region()) {
+                    Some(index) => {
+                        opcode::WriteFixed::new(target, rest.as_ptr(), length(rest), index)
+                            .offset(offset)
+                            .rw_flags(flags)
+                            .build()
+                    }
+                    None => opcode::Write::new(target, rest.as_ptr(), length(rest))
+                        .offset(offset)
+                        .rw_flags(flags)
+                        .build(),
+                }
+            }
+            Operation::Sync { .. } => {
+                opcode::Fsync::new(target).flags(types::FsyncFlags::DATASYNC).build()
+            }
+            Operation::Allocate { offset, length, .. } => {
+                opcode::Fallocate::new(target, *length).offset(*offset).build()
+            }
+            Operation::Discard { offset, length, .. } => opcode::Fallocate::new(target, *length)
+                .offset(*offset)
+                .mode(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)
+                .build(),
+            _ => unreachable!("only operations on files come here"),
+        }
+    }
+
+    /// How requests name a file: by its number if it is registered, else by its descriptor.
+    fn target(&self, file: &FileHandle) -> (types::Fd, squeue::Flags) {
+        let registered = self.registered.borrow();
+        let number = file.id.0 as u32;
+        if registered.is_registered(number) {
+            return (types::Fd(file.id.0), squeue::Flags::FIXED_FILE);
+        }
+        (types::Fd(registered.descriptor(number)), squeue::Flags::empty())
+    }
+
+    /// Where the memory of a transfer is registered. Buffered files copy: it would gain nothing.
+    fn place(&self, file: &FileHandle, region: Option<Region>) -> Option<u16> {
+        let region = region.filter(|_| file.direct)?;
+        self.registered.borrow_mut().place(self.ring.borrow().ring(), region)
+    }
+
+    fn file_descriptor(&self, file: FileId) -> i32 {
+        self.registered.borrow().descriptor(file.0 as u32)
     }
 
     fn descriptor(&self, socket: SocketId) -> types::Fd {
@@ -316,23 +371,27 @@ impl Driver for UringDriver {
 
     fn open(&self, path: &Path, options: &OpenOptions) -> io::Result<OpenedFile> {
         let (descriptor, direct) = disk::open(path, options)?;
-        Ok(OpenedFile { id: FileId(descriptor), direct })
+        let mut registered = self.registered.borrow_mut();
+        let number = registered.insert_file(self.ring.borrow().ring(), descriptor);
+        Ok(OpenedFile { id: FileId(number as i32), direct })
     }
 
     fn close(&self, file: FileId) {
-        socket_calls::close(file.0);
+        let mut registered = self.registered.borrow_mut();
+        let descriptor = registered.remove_file(self.ring.borrow().ring(), file.0 as u32);
+        socket_calls::close(descriptor);
     }
 
     fn length(&self, file: FileId) -> io::Result<u64> {
-        disk::length(file.0)
+        disk::length(self.file_descriptor(file))
     }
 
     fn set_length(&self, file: FileId, length: u64) -> io::Result<()> {
-        disk::set_length(file.0, length)
+        disk::set_length(self.file_descriptor(file), length)
     }
 
     fn try_lock(&self, file: FileId) -> io::Result<bool> {
-        disk::try_lock(file.0)
+        disk::try_lock(self.file_descriptor(file))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {

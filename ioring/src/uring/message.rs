@@ -17,6 +17,7 @@ struct Message {
 #[derive(Default)]
 pub(super) struct Messages {
     by_slot: Vec<Option<Box<Message>>>,
+    #[expect(clippy::vec_box, reason = "a header that is in use must not move")]
     spare: Vec<Box<Message>>,
 }
 

@@ -15,6 +15,7 @@ mod disk;
 mod driver;
 mod message;
 mod provided;
+mod registered;
 mod ring;
 mod run;
 mod runtime;
