@@ -78,7 +78,8 @@ async fn talk(stream: &Stream, rounds: u32, mut request: Vec<u8>) -> Vec<u8> {
 
 async fn count_files(path: &std::path::Path) -> u64 {
     let direct = Direct::Preferred;
-    let options = OpenOptions { read: true, write: true, create: true, direct, ..Default::default() };
+    let options =
+        OpenOptions { read: true, write: true, create: true, direct, ..Default::default() };
     let file = File::open(path, &options).unwrap();
     file.allocate(0, 1 << 20).await.unwrap();
     let pool = BufferPool::new("test", 4096, 8);
