@@ -1,6 +1,7 @@
 //! A crash at every step of a workload.
 //!
-//! 1. The workload runs once, undisturbed, to count the steps (polls and completions) it makes.
+//! 1. The workload runs once, undisturbed, to count the steps (polls, completions, blocking calls)
+//!    it makes.
 //! 2. For each step in turn (or evenly spread ones, when there are more than the limit) it runs
 //!    again from the same seed, is crashed at that step, and a checker gets the world.
 //! 3. Up to the crash a run is the same as the undisturbed one, so each step is a different and

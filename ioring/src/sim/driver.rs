@@ -14,6 +14,7 @@ use std::task::{Poll, Waker};
 
 use super::dice::Dice;
 use super::disk::{Change, SimDisk};
+use super::log::Happened;
 use super::state::{Handle, OpKey, State};
 use crate::driver::{Driver, FileId, OpenedFile, Operation, SocketId, Token};
 use crate::fatal::Fatal;
@@ -43,8 +44,35 @@ impl SimDriver {
         self.state.borrow().hosts[self.node].boot == self.boot
     }
 
-    fn with_disk<R>(&self, f: impl FnOnce(&mut SimDisk) -> R) -> R {
-        f(self.state.borrow_mut().disk(self.node))
+    /// A blocking call: a step of its own, before which the node can die.
+    fn call<R>(
+        &self,
+        name: &'static str,
+        f: impl FnOnce(&mut State) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let mut state = self.state.borrow_mut();
+        let host = &mut state.hosts[self.node];
+        if host.boot != self.boot {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        let can_unwind = cfg!(panic = "unwind") && !std::thread::panicking();
+        if host.crash_is_due() && can_unwind {
+            // What is dropped on the way out finds a dead kernel.
+            host.boot += 1;
+            drop(state);
+            std::panic::resume_unwind(Box::new(NodeEnded));
+        }
+        host.steps += 1;
+        state.happened(self.node, Happened::Called { core: self.core, name });
+        f(&mut state)
+    }
+
+    fn call_disk<R>(
+        &self,
+        name: &'static str,
+        f: impl FnOnce(&mut SimDisk) -> io::Result<R>,
+    ) -> io::Result<R> {
+        self.call(name, |state| f(state.disk(self.node)))
     }
 
     fn handle(&self, file: FileId) -> io::Result<Handle> {
@@ -75,8 +103,11 @@ impl Driver for SimDriver {
     }
 
     fn fatal(&self, reason: &Fatal) -> ! {
-        let status = reason.exit_status();
-        self.state.borrow_mut().fatal = Some((self.node, reason.to_string(), status));
+        let mut state = self.state.borrow_mut();
+        state.fatal = Some((reason.to_string(), reason.exit_status()));
+        // What is dropped on the way out finds a dead kernel.
+        state.hosts[self.node].boot += 1;
+        drop(state);
         std::panic::resume_unwind(Box::new(NodeEnded))
     }
 
@@ -91,20 +122,21 @@ impl Driver for SimDriver {
     }
 
     fn open(&self, path: &Path, options: &OpenOptions) -> io::Result<OpenedFile> {
-        let mut state = self.state.borrow_mut();
-        let direct = match options.direct {
-            Direct::Off => false,
-            Direct::Preferred => state.config.direct_io,
-            Direct::Required if state.config.direct_io => true,
-            Direct::Required => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
-        };
-        let disk = state.disk(self.node);
-        let inode = disk.open(path, options.create, options.create_new)?;
-        state.handle_next += 1;
-        let id = state.handle_next;
-        let (read, write) = (options.read, options.write);
-        state.handles.insert(id, Handle { inode, node: self.node, direct, read, write });
-        Ok(OpenedFile { id: FileId(id), direct })
+        self.call("open", |state| {
+            let direct = match options.direct {
+                Direct::Off => false,
+                Direct::Preferred => state.config.direct_io,
+                Direct::Required if state.config.direct_io => true,
+                Direct::Required => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
+            };
+            let disk = state.disk(self.node);
+            let inode = disk.open(path, options.create, options.create_new)?;
+            state.handle_next += 1;
+            let id = state.handle_next;
+            let (read, write) = (options.read, options.write);
+            state.handles.insert(id, Handle { inode, node: self.node, direct, read, write });
+            Ok(OpenedFile { id: FileId(id), direct })
+        })
     }
 
     fn close(&self, file: FileId) {
@@ -116,12 +148,12 @@ impl Driver for SimDriver {
 
     fn length(&self, file: FileId) -> io::Result<u64> {
         let handle = self.handle(file)?;
-        Ok(self.with_disk(|disk| disk.length(handle.inode)))
+        Ok(self.state.borrow_mut().disk(handle.node).length(handle.inode))
     }
 
     fn set_length(&self, file: FileId, length: u64) -> io::Result<()> {
         let handle = self.handle(file)?;
-        self.with_disk(|disk| {
+        self.call_disk("set_length", |disk| {
             let started = disk.change_start(handle.inode, Change::SetLength(length))?;
             disk.write_end(&started, false)
         })
@@ -129,40 +161,40 @@ impl Driver for SimDriver {
 
     fn try_lock(&self, file: FileId) -> io::Result<bool> {
         let handle = self.handle(file)?;
-        Ok(self.with_disk(|disk| disk.try_lock(handle.inode, file.0 as u64)))
+        self.call_disk("try_lock", |disk| Ok(disk.try_lock(handle.inode, file.0 as u64)))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.with_disk(|disk| disk.create_dir(path))
+        self.call_disk("create_dir", |disk| disk.create_dir(path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.with_disk(|disk| disk.rename(from, to))
+        self.call_disk("rename", |disk| disk.rename(from, to))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.with_disk(|disk| disk.remove_file(path))
+        self.call_disk("remove_file", |disk| disk.remove_file(path))
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.with_disk(|disk| disk.remove_dir_all(path))
+        self.call_disk("remove_dir_all", |disk| disk.remove_dir_all(path))
     }
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
-        self.with_disk(|disk| disk.read_dir(path))
+        self.call_disk("read_dir", |disk| disk.read_dir(path))
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.with_disk(|disk| disk.sync_dir(path))
+        self.call_disk("sync_dir", |disk| disk.sync_dir(path))
     }
 
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        let (is_dir, length) = self.with_disk(|disk| disk.metadata(path))?;
+        let (is_dir, length) = self.call_disk("metadata", |disk| disk.metadata(path))?;
         Ok(Metadata { length, is_dir })
     }
 
     fn read_small(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.with_disk(|disk| {
+        self.call_disk("read_small", |disk| {
             let inode = disk.open(path, false, false)?;
             let mut bytes = vec![0; disk.length(inode) as usize];
             let count = disk.read(inode, 0, &mut bytes)?;
@@ -172,15 +204,18 @@ impl Driver for SimDriver {
     }
 
     fn write_small(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        self.with_disk(|disk| {
+        // Four calls, as on a kernel: the node can die between any two of them.
+        let inode = self.call_disk("write_small: open", |disk| {
             let inode = disk.open(path, true, false)?;
             let started = disk.change_start(inode, Change::SetLength(0))?;
-            disk.write_end(&started, false)?;
+            disk.write_end(&started, false).map(|()| inode)
+        })?;
+        self.call_disk("write_small: write", |disk| {
             let started = disk.write_start(inode, 0, bytes)?;
-            disk.write_end(&started, false)?;
-            let sync = disk.sync_start(inode);
-            disk.sync_end(inode, sync)
-        })
+            disk.write_end(&started, false)
+        })?;
+        let sync = self.call_disk("write_small: sync", |disk| Ok(disk.sync_start(inode)))?;
+        self.call_disk("write_small: synced", |disk| disk.sync_end(inode, sync))
     }
 
     fn listen(
@@ -212,8 +247,8 @@ impl Driver for SimDriver {
         let now = state.now;
         let received = state.net.poll_receive(now, socket.0, waker);
         if let Poll::Ready(Ok(bytes)) = &received {
-            let (node, length) = (self.node as u64, bytes.len() as u64);
-            state.record(&[4, node, length, now]);
+            let what = Happened::Received { core: self.core, bytes: bytes.len() };
+            state.happened(self.node, what);
         }
         received.map_ok(RecvBuffer::owned)
     }
@@ -223,6 +258,9 @@ impl Driver for SimDriver {
     }
 
     fn shutdown(&self, socket: SocketId, side: Side) -> io::Result<()> {
+        if !self.is_alive() {
+            return Err(io::Error::from_raw_os_error(libc::ENOTCONN));
+        }
         let mut state = self.state.borrow_mut();
         let now = state.now;
         let (read, write) = (side != Side::Write, side != Side::Read);
@@ -230,8 +268,11 @@ impl Driver for SimDriver {
     }
 
     fn close_socket(&self, socket: SocketId) {
-        let mut state = self.state.borrow_mut();
-        let now = state.now;
-        state.net.close(now, socket.0);
+        // A dead kernel has closed, or forgotten, its sockets by itself.
+        if self.is_alive() {
+            let mut state = self.state.borrow_mut();
+            let now = state.now;
+            state.net.close(now, socket.0);
+        }
     }
 }

@@ -71,6 +71,7 @@ mod crash_points;
 pub mod dice;
 pub mod disk;
 mod driver;
+mod log;
 pub mod marks;
 pub mod net;
 mod state;

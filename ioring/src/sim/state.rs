@@ -19,8 +19,9 @@ use std::time::Duration;
 
 use super::dice::{Dice, TraceHash};
 use super::disk::{Change, Inode, SimDisk, Started, SyncId};
+use super::log::{Happened, Log};
 use super::net::SimNet;
-use super::{Clock, Config};
+use super::{Clock, Config, Crash};
 use crate::driver::{Operation, Token};
 
 /// One operation of one core of one run of a node.
@@ -72,6 +73,28 @@ pub(crate) struct Host {
     /// Number of times that a process was started.
     pub(crate) boot: u32,
     pub(crate) paused: bool,
+    /// Polls, completions and blocking calls of the present run.
+    pub(crate) steps: u64,
+    /// The step before which it is to die.
+    pub(crate) crash_at: Option<(u64, Crash)>,
+}
+
+impl Host {
+    pub(crate) fn new(disk: SimDisk) -> Host {
+        Host {
+            disk,
+            clock: Clock::default(),
+            disk_slower: 1,
+            boot: 0,
+            paused: false,
+            steps: 0,
+            crash_at: None,
+        }
+    }
+
+    pub(crate) fn crash_is_due(&self) -> bool {
+        self.crash_at.is_some_and(|(step, _)| self.steps >= step)
+    }
 }
 
 pub(crate) struct State {
@@ -82,11 +105,12 @@ pub(crate) struct State {
     pub(crate) net: SimNet,
     pub(crate) handles: BTreeMap<i32, Handle>,
     pub(crate) handle_next: i32,
-    pub(crate) fatal: Option<(usize, String, u8)>,
+    pub(crate) fatal: Option<(String, u8)>,
     due: BTreeMap<(u64, u64), (OpKey, Rest)>,
     sequence: u64,
     dice: Dice,
     pub(crate) hash: TraceHash,
+    pub(crate) log: Log,
 }
 
 impl State {
@@ -103,6 +127,7 @@ impl State {
             sequence: 0,
             dice: Dice::new(seed, "operations"),
             hash: TraceHash::new(),
+            log: Log::default(),
             config,
         }
     }
@@ -277,6 +302,7 @@ impl State {
         let errno = |error: std::io::Error| {
             -error.raw_os_error().expect("the disk answers with error numbers")
         };
+        let name = rest.name();
         let disk = self.disk(key.node);
         let result = match (rest, operation) {
             (Rest::Read { file, most }, Operation::Read { buffer, filled, offset, .. }) => {
@@ -293,7 +319,7 @@ impl State {
             (Rest::Sync { file, sync }, _) => disk.sync_end(file, sync).map_or_else(errno, |()| 0),
             (Rest::Result(result), _) => result,
         };
-        self.record(&[3, key.node as u64, key.core as u64, result as u64, self.now]);
+        self.happened(key.node, Happened::Completed { core: key.core, name, result });
         result
     }
 
@@ -303,9 +329,25 @@ impl State {
         self.handles.retain(|_, handle| handle.node != node);
     }
 
-    /// Adds to the trace hash.
-    pub(crate) fn record(&mut self, what: &[u64]) {
-        what.iter().for_each(|value| self.hash.add(*value));
+    /// Adds to the trace hash and to the log of what happened last.
+    pub(crate) fn happened(&mut self, node: usize, what: Happened) {
+        let (kind, first, second) = what.words();
+        for word in [kind, node as u64, first, second, self.now] {
+            self.hash.add(word);
+        }
+        self.log.push(self.now, node, what);
+    }
+}
+
+impl Rest {
+    fn name(&self) -> &'static str {
+        match self {
+            Rest::Read { .. } => "read",
+            Rest::End { durable: true, .. } => "durable write",
+            Rest::End { durable: false, .. } => "write",
+            Rest::Sync { .. } => "sync",
+            Rest::Result(_) => "operation",
+        }
     }
 }
 

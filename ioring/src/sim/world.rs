@@ -10,12 +10,14 @@
 //! 5. If no task can run, time moves to the next thing that will happen. If nothing will, the world
 //!    is idle.
 //!
-//! A crash falls between two steps, so between any two polls and any two completions: that is every
-//! await point of every task. The process's tasks are dropped (they find a dead kernel: files and
-//! sockets answer nothing), what was in flight is forgotten, and the disk decides what is left.
+//! A crash falls between two steps: between any two polls, completions and blocking calls (those of
+//! [`crate::fs`] and opening files), so at every await point of every task and between any two
+//! changes of names. The process's tasks are dropped (they find a dead kernel: files and sockets
+//! answer nothing), what was in flight is forgotten, and the disk decides what is left.
 //!
-//! [`crate::fatal`] ends the node by unwinding through the task that called it. In programs built
-//! with `panic = "abort"` that ends the program; tests always unwind.
+//! [`crate::fatal`], and a crash at a blocking call, end the node by unwinding through the task. In
+//! programs built with `panic = "abort"` the former ends the program, the latter comes after the
+//! poll; tests always unwind.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
@@ -29,6 +31,7 @@ use super::config::{Clock, Config};
 use super::dice::Dice;
 use super::disk::SimDisk;
 use super::driver::{NodeEnded, SimDriver};
+use super::log::Happened;
 use super::net::SimNet;
 use super::state::{Host, OpKey, Rest, State};
 use crate::core::{Core, CoreConfig, CoreId};
@@ -88,9 +91,6 @@ struct Node {
     name: String,
     cores: Vec<SimCore>,
     status: Status,
-    /// Polls and completions since it was started.
-    steps: u64,
-    crash_at: Option<(u64, Crash)>,
 }
 
 /// A simulated cluster. See the module above for how to use it.
@@ -121,15 +121,8 @@ impl World {
         let number = self.nodes.len();
         let seed = Dice::new(state.seed, &format!("disk of node {number}")).bits();
         let disk = SimDisk::new(state.config.disk.clone(), seed);
-        let clock = Clock::default();
-        state.hosts.push(Host { disk, clock, disk_slower: 1, boot: 0, paused: false });
-        self.nodes.push(Node {
-            name: name.to_owned(),
-            cores: Vec::new(),
-            status: Status::New,
-            steps: 0,
-            crash_at: None,
-        });
+        state.hosts.push(Host::new(disk));
+        self.nodes.push(Node { name: name.to_owned(), cores: Vec::new(), status: Status::New });
         NodeId(number)
     }
 
@@ -195,13 +188,13 @@ impl World {
         let entry = &mut self.nodes[node.0];
         assert!(entry.cores.is_empty(), "node {} is running already", entry.name);
         assert!(cores > 0, "a node has at least one core");
-        (entry.status, entry.steps) = (Status::Running, 0);
+        entry.status = Status::Running;
         let mut state = self.state.borrow_mut();
         state.net.host_up(node.0);
         let host = &mut state.hosts[node.0];
-        (host.boot, host.paused) = (host.boot + 1, false);
+        (host.boot, host.paused, host.steps) = (host.boot + 1, false, 0);
         let boot = host.boot;
-        state.record(&[1, node.0 as u64, u64::from(boot)]);
+        state.happened(node.0, Happened::Started { boot });
         boot
     }
 
@@ -250,7 +243,7 @@ impl World {
         let state = self.state.clone();
         {
             let mut state = state.borrow_mut();
-            state.record(&[2, node.0 as u64, crash as u64]);
+            state.happened(node.0, Happened::Crashed { power: crash == Crash::Power });
             state.hosts[node.0].boot += 1;
             state.node_gone(node.0);
             let now = state.now;
@@ -267,12 +260,12 @@ impl World {
     /// Kills a node when it has made `steps` steps of its run (see [`World::node_steps`]); if it is
     /// not running, of its next.
     pub fn crash_at(&mut self, node: NodeId, steps: u64, crash: Crash) {
-        self.nodes[node.0].crash_at = Some((steps, crash));
+        self.state.borrow_mut().hosts[node.0].crash_at = Some((steps, crash));
     }
 
     /// Takes back [`World::crash_at`], if it has not come to that.
     pub fn crash_never(&mut self, node: NodeId) {
-        self.nodes[node.0].crash_at = None;
+        self.state.borrow_mut().hosts[node.0].crash_at = None;
     }
 
     /// Stops a node's process where it is; its host and kernel go on.
@@ -329,10 +322,10 @@ impl World {
         self.steps
     }
 
-    /// Steps (polls and completions) of a node's present or last run: the number of points at which
-    /// it can crash.
+    /// Steps (polls, completions and blocking calls) of a node's present or last run: the number of
+    /// points at which it can crash.
     pub fn node_steps(&self, node: NodeId) -> u64 {
-        self.nodes[node.0].steps
+        self.state.borrow().hosts[node.0].steps
     }
 
     /// Hash of every scheduling decision, completion and receive so far, and of all disks: equal
@@ -396,22 +389,24 @@ impl World {
     }
 
     fn crash_due(&mut self) -> bool {
-        let due = self.nodes.iter().position(|node| {
-            let at = node.crash_at.map(|(steps, _)| steps);
-            !node.cores.is_empty() && at.is_some_and(|at| node.steps >= at)
-        });
-        let Some(node) = due else { return false };
-        if let Some((_, crash)) = self.nodes[node].crash_at.take() {
+        let Some(node) = self.find_crash_due() else { return false };
+        let crash = self.state.borrow_mut().hosts[node].crash_at.take();
+        if let Some((_, crash)) = crash {
             self.crash(NodeId(node), crash);
         }
         true
     }
 
+    fn find_crash_due(&self) -> Option<usize> {
+        let state = self.state.borrow();
+        let running = |node: &usize| !self.nodes[*node].cores.is_empty();
+        (0..self.nodes.len()).filter(running).find(|node| state.hosts[*node].crash_is_due())
+    }
+
     fn deliver(&mut self, key: OpKey, rest: Rest) {
-        let node = &mut self.nodes[key.node];
-        node.steps += 1;
-        let core = node.cores[key.core].core.clone();
+        let core = self.nodes[key.node].cores[key.core].core.clone();
         let mut state = self.state.borrow_mut();
+        state.hosts[key.node].steps += 1;
         let result = core.with_operation(key.token, |operation| state.finish(key, rest, operation));
         drop(state);
         core.enter(|| core.complete(key.token, result));
@@ -459,9 +454,9 @@ impl World {
         let (least, most) = (config.poll_min.as_nanos(), config.poll_max.as_nanos());
         let cost = self.dice.between(least as u64, most as u64);
         let now = state.now;
-        state.record(&[5, node as u64, number as u64, position as u64, now]);
+        state.happened(node, Happened::Polled { core: number, position });
+        state.hosts[node].steps += 1;
         drop(state);
-        self.nodes[node].steps += 1;
         let slot = &mut self.nodes[node].cores[number];
         slot.free_at = now + cost;
         let core = slot.core.clone();
@@ -475,9 +470,9 @@ impl World {
                 }
             }
             Ok(_) => {}
-            Err(payload) if payload.is::<NodeEnded>() => self.end_fatally(NodeId(node)),
+            Err(payload) if payload.is::<NodeEnded>() => self.end_within_poll(NodeId(node)),
             Err(payload) => {
-                self.say(&format!("panic in {}", self.place(NodeId(node))));
+                self.say(NodeId(node));
                 resume_unwind(payload);
             }
         }
@@ -495,11 +490,16 @@ impl World {
         self.nodes[node.0].status = Status::Finished;
     }
 
-    fn end_fatally(&mut self, node: NodeId) {
+    /// A task was unwound: its node called `fatal`, or was to die at a blocking call.
+    fn end_within_poll(&mut self, node: NodeId) {
         let fatal = self.state.borrow_mut().fatal.take();
-        let (_, reason, status) = fatal.expect("a node that ended itself left its reason");
-        self.crash(node, Crash::Process);
-        self.nodes[node.0].status = Status::Fatal(reason, status);
+        if let Some((reason, status)) = fatal {
+            self.crash(node, Crash::Process);
+            self.nodes[node.0].status = Status::Fatal(reason, status);
+        } else {
+            let crashed = self.crash_due();
+            assert!(crashed, "a node dies within a poll only where it was asked to");
+        }
     }
 
     fn drop_process(&mut self, node: NodeId) {
@@ -519,9 +519,7 @@ impl World {
             let runnable = (core.runnable() > 0).then_some(*free_at);
             deadline.into_iter().chain(runnable)
         });
-        let crash_due = self.nodes.iter().any(|node| {
-            !node.cores.is_empty() && node.crash_at.is_some_and(|(at, _)| node.steps >= at)
-        });
+        let crash_due = self.find_crash_due().is_some();
         let events = self.state.borrow().next_event();
         let next = cores.chain(events).chain(crash_due.then_some(now)).min()?;
         Some(next.max(now))
@@ -536,14 +534,16 @@ impl World {
             node.0,
             self.nodes[node.0].name,
             state.hosts[node.0].boot,
-            self.nodes[node.0].steps,
+            state.hosts[node.0].steps,
             state.now / 1000,
         )
     }
 
+    /// Says how to replay a panic and what led to it.
     #[expect(clippy::print_stderr, reason = "a failing test has to say how to replay it")]
-    fn say(&self, message: &str) {
-        eprintln!("simulation: {message}");
+    fn say(&self, node: NodeId) {
+        eprintln!("simulation: panic in {}; last:", self.place(node));
+        eprint!("{}", self.state.borrow().log);
     }
 }
 

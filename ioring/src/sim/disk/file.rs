@@ -65,8 +65,9 @@ impl FileState {
             Change::Write { offset, data, end } => {
                 self.current.write(*offset, data);
                 self.length = self.length.max(*end);
-                for index in 0..data.len() as u64 / sector {
-                    self.unreadable.remove(&(offset / sector + index));
+                if !self.unreadable.is_empty() {
+                    let written = offset / sector..(offset + data.len() as u64) / sector;
+                    self.unreadable.retain(|number| !written.contains(number));
                 }
             }
             Change::SetLength(length) => {
@@ -129,9 +130,12 @@ impl FileState {
             let this = &rest[0];
             let range = match &this.change {
                 Change::Write { offset, data, end } => {
-                    for (index, piece) in data.chunks(sector as usize).enumerate() {
-                        if !this.dead.contains(&(index as u64)) {
-                            self.durable.write(offset + index as u64 * sector, piece);
+                    if this.dead.is_empty() {
+                        self.durable.write(*offset, data);
+                    } else {
+                        let sectors = (0..).zip(data.chunks(sector as usize));
+                        for (index, piece) in sectors.filter(|(i, _)| !this.dead.contains(i)) {
+                            self.durable.write(offset + index * sector, piece);
                         }
                     }
                     self.durable_length = self.durable_length.max(*end);

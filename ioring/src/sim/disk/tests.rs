@@ -225,11 +225,10 @@ fn a_failed_sync_is_not_healed_by_a_later_one() {
 fn a_killed_process_loses_nothing_that_was_accepted() {
     let mut disk = disk(1);
     let file = disk.open(path("f"), true, true).unwrap();
-    let in_flight = disk.write_start(file, 0, &[1; 512]).unwrap();
+    let _in_flight = disk.write_start(file, 0, &[1; 512]).unwrap();
     assert!(disk.try_lock(file, 7) && !disk.try_lock(file, 8));
     disk.process_end();
     assert!(disk.try_lock(file, 8), "a lock dies with its process");
-    drop(in_flight);
     assert_eq!(disk.contents(path("f")).unwrap(), [1; 512]);
 }
 

@@ -188,6 +188,54 @@ fn a_missing_sync_is_found_at_some_crash_point() {
     assert!(crash_everywhere(true, false).1 > 0);
 }
 
+/// Makes a directory with a file in it, appear under its final name at once and for good.
+fn format(syncs_file_name: bool) {
+    let (new, done) = (Path::new("dir.new"), Path::new("dir"));
+    if fs::exists(new) {
+        fs::remove_dir_all(new).unwrap();
+    }
+    fs::create_dir(new).unwrap();
+    fs::write_small(&new.join("settings"), b"complete").unwrap();
+    if syncs_file_name {
+        fs::sync_dir(new).unwrap();
+    }
+    fs::rename(new, done).unwrap();
+    fs::sync_dir(Path::new("/")).unwrap();
+}
+
+/// Crashes [`format`] between all of its calls. Returns points checked and half-made directories.
+fn crash_format(syncs_file_name: bool) -> (u64, u64) {
+    let (mut points, broken) = (0, Cell::new(0));
+    for seed in 0..20 {
+        points += every_crash_point(
+            seed,
+            &config(),
+            u64::MAX,
+            |world, node| world.run(node, move || async move { format(syncs_file_name) }).is_ok(),
+            |world, node, point, finished| {
+                let disk = world.disk(node).clone();
+                let exists = disk.metadata(Path::new("dir")).is_ok();
+                assert!(exists || !finished, "{point:?}");
+                let settings = disk.contents(Path::new("dir/settings"));
+                let whole = settings.is_ok_and(|bytes| bytes == b"complete");
+                broken.set(broken.get() + u64::from(exists && !whole));
+                if !exists {
+                    world.run(node, || async { format(true) }).unwrap();
+                }
+            },
+        );
+    }
+    (points, broken.get())
+}
+
+#[test]
+fn a_node_can_die_between_blocking_calls() {
+    let (points, broken) = crash_format(true);
+    assert!(points >= 20 * 10, "only {points} points");
+    assert_eq!(broken, 0);
+    assert!(crash_format(false).1 > 0, "a name that was not synced is lost at some point");
+}
+
 #[test]
 fn a_recorded_run_is_recovered_from_all_its_crash_states() {
     let mut world = World::new(3, config());
