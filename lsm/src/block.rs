@@ -370,6 +370,9 @@ pub enum BlockFault {
     /// The size field is impossible.
     #[error("block size field is {0}")]
     Size(u32),
+    /// An intact block in which a field is set that this release keeps zero.
+    #[error("a reserved field of the header is set: written by a later release")]
+    Reserved,
     /// Header and body are intact, but the body's structure is not one this release writes.
     #[error("malformed {block_type} block: {what}")]
     Malformed {
@@ -528,6 +531,10 @@ fn parse_header(bytes: &[u8]) -> Result<Raw, BlockFault> {
     }
     if (raw.size.get() as usize) < HEADER_SIZE {
         return Err(BlockFault::Size(raw.size.get()));
+    }
+    let transformed = raw.compression | raw.encryption != 0 || raw.encryption_key.get() != 0;
+    if transformed || raw.nonce != [0; 24] || raw.reserved != [0; 88] {
+        return Err(BlockFault::Reserved);
     }
     Ok(raw)
 }
