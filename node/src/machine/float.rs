@@ -440,6 +440,10 @@ mod tests {
         Some(String::from_utf8(text).unwrap())
     }
 
+    /// One half plus 2^-64.
+    const MORE_THAN_HALF: &str =
+        "0.500000000000000000054210108624275221700372640043497085571289062500";
+
     /// Recorded from Redis 7.0.15 on x86-64.
     #[test]
     fn golden_sums() {
@@ -462,6 +466,12 @@ mod tests {
             (".5", "5.", "5.5"),
             ("1E2", "-1e-2", "99.99"),
             ("9007199254740993", "0.5", "9007199254740993.5"),
+            // Half a unit and the least bit more: what is shifted out decides.
+            ("9223372036854775809", MORE_THAN_HALF, "9223372036854775810"),
+            ("9223372036854775808", MORE_THAN_HALF, "9223372036854775809"),
+            ("-9223372036854775809", MORE_THAN_HALF, "-9223372036854775808"),
+            ("-9223372036854775810", MORE_THAN_HALF, "-9223372036854775809"),
+            ("9223372036854775808", "0.5", "9223372036854775808"),
         ] {
             assert_eq!(sum(left, right).as_deref(), Some(expected), "{left} + {right}");
             assert_eq!(sum(right, left).as_deref(), Some(expected), "{right} + {left}");

@@ -50,12 +50,13 @@ impl Shape {
     ) -> Result<(), Unknown> {
         let mut results = outcomes.map(|outcome| outcome.result);
         let first = results.next().expect("a request has at least one operation");
-        // A sum or "all" is decided by every result; the first error is the answer.
+        // Parts of an all-or-none request are all done or all not: the first speaks for them. The
+        // first error is the answer of any request.
         let mut sum = i64::from(is_yes(first));
         let mut all = first;
         for result in results {
             sum += i64::from(is_yes(result));
-            if all.is_ok() && (result.is_err() || !is_yes(result)) {
+            if all.is_ok() && result.is_err() {
                 all = result;
             }
         }
