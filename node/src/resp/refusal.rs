@@ -237,3 +237,31 @@ pub(super) fn text(code: ErrorCode) -> Option<&'static str> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_has_a_text_unless_the_outcome_is_unknown() {
+        let codes = ["ERR ", "OOM ", "TRYAGAIN ", "LOADING ", "WRONGTYPE ", "NOAUTH ", "NOPERM "];
+        for code in ErrorCode::ALL {
+            match text(*code) {
+                Some(text) => {
+                    assert!(codes.iter().any(|known| text.starts_with(known)), "{text}");
+                    assert!(!text.contains(['\r', '\n']));
+                    assert!(!code.may_have_happened(), "{code}: a reply would be taken for a no");
+                }
+                None => assert!(code.may_have_happened(), "{code} has no reason to close"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_unsupported_is_sorted_and_not_served() {
+        assert!(UNSUPPORTED.is_sorted());
+        for name in UNSUPPORTED {
+            assert!(super::super::table::lookup(name.as_bytes()).is_none(), "{name}");
+        }
+    }
+}

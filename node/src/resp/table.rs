@@ -350,3 +350,41 @@ const fn packed(name: &str) -> u128 {
     }
     key
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_found_in_any_case_and_nothing_else_is() {
+        for (row, spec) in COMMANDS.iter().enumerate() {
+            assert_eq!(spec.id as usize, row, "rows stand in the order of their identifiers");
+            let upper = spec.name.to_ascii_uppercase();
+            for name in [spec.name, &upper] {
+                assert_eq!(lookup(name.as_bytes()).map(|found| found.id), Some(spec.id));
+            }
+            // No byte but a letter's other case may pass for a letter.
+            for (at, byte) in (0..spec.name.len()).flat_map(|at| (0..=255).map(move |b| (at, b))) {
+                let mut name = spec.name.as_bytes().to_vec();
+                name[at] = byte;
+                let same = name.eq_ignore_ascii_case(spec.name.as_bytes());
+                assert_eq!(lookup(&name).is_some_and(|found| found.id == spec.id), same);
+            }
+            assert!(lookup(format!("{upper}\0").as_bytes()).is_none());
+            assert!(lookup(format!(" {upper}").as_bytes()).is_none());
+        }
+        for name in ["", "g", "gett", "incrbyfloatx", "pexpiretimepexpiretime", "\0", "get\0\0\0"] {
+            assert!(lookup(name.as_bytes()).is_none(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn every_command_stands_in_the_documentation() {
+        let text = include_str!("../../../docs/COMMANDS.md");
+        for spec in COMMANDS {
+            let name = spec.name.to_ascii_uppercase();
+            let named = |mark: char| text.contains(&format!("`{name}{mark}"));
+            assert!(named('`') || named(' '), "{name} is not in docs/COMMANDS.md");
+        }
+    }
+}
