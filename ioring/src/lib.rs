@@ -56,6 +56,7 @@ pub use stats::Stats;
 pub use system::available_cpus;
 pub use task::{Queue, Shares};
 pub use time::{Instant, WallClock};
+pub use uring::probe;
 
 /// Number of the core that this runs on, from 0 within its node.
 ///

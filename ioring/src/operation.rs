@@ -167,7 +167,12 @@ pub(crate) struct InFlight {
 impl InFlight {
     /// Hands an operation to the driver of the core that is installed.
     pub(crate) fn submit(operation: Operation) -> InFlight {
-        let cancel_on_drop = matches!(operation, Operation::Connect { .. });
+        // Transfers of files end by themselves. These may wait for a peer that never moves, and hold
+        // their socket open meanwhile.
+        let cancel_on_drop = matches!(
+            operation,
+            Operation::Connect { .. } | Operation::Send { .. } | Operation::SendFrozen { .. }
+        );
         let token = Core::with(|core| core.submit(operation));
         InFlight { token: Some(token), cancel_on_drop }
     }

@@ -21,11 +21,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 pub(crate) use address::RawAddress;
 pub use receive::RecvBuffer;
 
 use crate::buffer::Frozen;
+use crate::clock::sleep;
 use crate::core::Core;
 use crate::driver::{Driver, Operation, SocketId};
 use crate::operation::InFlight;
@@ -69,6 +71,9 @@ impl Drop for SocketHandle {
     }
 }
 
+/// How long accepting rests after an error.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
 /// Accepts connections on an address.
 pub struct Listener {
     handle: Rc<SocketHandle>,
@@ -92,11 +97,19 @@ impl Listener {
     }
 
     /// The next connection. One task at a time waits.
+    ///
+    /// # Errors
+    /// Mostly that descriptors or memory ran out. The listener goes on: try again. The error comes
+    /// after a pause, so that trying again does not keep the core busy.
     pub async fn accept(&self) -> io::Result<Stream> {
         let handle = &self.handle;
-        let (id, peer) =
-            poll_fn(|context| handle.driver.poll_accept(handle.id, context.waker())).await?;
-        Ok(Stream::new(id, handle.driver.clone(), peer))
+        match poll_fn(|context| handle.driver.poll_accept(handle.id, context.waker())).await {
+            Ok((id, peer)) => Ok(Stream::new(id, handle.driver.clone(), peer)),
+            Err(error) => {
+                sleep(ACCEPT_PAUSE).await;
+                Err(error)
+            }
+        }
     }
 }
 

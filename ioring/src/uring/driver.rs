@@ -28,6 +28,7 @@ use super::message::Messages;
 use super::provided::Provided;
 use super::registered::Registered;
 use super::ring::{Ring, Woken};
+use super::runtime::Config;
 use super::sockets::{Ask, SocketKey, Sockets};
 use super::{disk, socket_calls};
 use crate::buffer::Region;
@@ -73,12 +74,13 @@ const REAP_MAX: usize = 512;
 
 impl UringDriver {
     /// Takes over a ring that the calling thread enabled.
-    pub(super) fn new(ring: Ring, provided: Provided, registered_memory: usize) -> UringDriver {
-        let registered = Registered::new(ring.ring(), registered_memory);
+    pub(super) fn new(ring: Ring, provided: Provided, config: &Config) -> UringDriver {
+        let registered = Registered::new(ring.ring(), config.registered_memory);
+        let multishot_receive = config.multishot_receive && ring.has_multishot_receive();
         UringDriver {
             registered: RefCell::new(registered),
             ring: RefCell::new(ring),
-            sockets: RefCell::default(),
+            sockets: RefCell::new(Sockets::new(multishot_receive)),
             provided: Rc::new(provided),
             messages: RefCell::default(),
             bell: Cell::new(-1),

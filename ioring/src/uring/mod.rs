@@ -14,6 +14,7 @@
 mod disk;
 mod driver;
 mod message;
+mod probe;
 mod provided;
 mod registered;
 mod ring;
@@ -22,6 +23,7 @@ mod runtime;
 mod socket_calls;
 mod sockets;
 
+pub use probe::{Feature, Probe, probe};
 pub(crate) use provided::ProvidedBytes;
 pub use ring::{RingError, RingFlags};
 pub use runtime::{Config, Idle, Runtime, StartError};

@@ -21,7 +21,7 @@ use std::io;
 use std::time::Duration;
 
 use io_uring::types::{SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, squeue};
+use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 
 /// Which of the optional flags a ring was made with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -154,6 +154,14 @@ impl Ring {
 
     pub(super) fn ring(&self) -> &IoUring {
         &self.ring
+    }
+
+    /// Whether one receive can serve many arrivals. There is no way to ask but to try; it came with
+    /// the release that brought zero-copy sends (Linux 6.0), and that can be asked for.
+    pub(super) fn has_multishot_receive(&self) -> bool {
+        let mut probe = Probe::new();
+        self.ring.submitter().register_probe(&mut probe).is_ok()
+            && probe.is_supported(opcode::SendZc::CODE)
     }
 
     /// Makes the calling thread the ring's issuer.

@@ -41,6 +41,8 @@ pub struct Config {
     pub recv_buffers: u16,
     /// Bytes of a receive buffer.
     pub recv_buffer_size: usize,
+    /// Let one receive serve many arrivals where the kernel can (Linux 6.0 and newer).
+    pub multishot_receive: bool,
     /// Bytes of buffer pools that a core may register with its ring: their transfers cost less, and
     /// the pools are resident from their first use on. Larger pools, and the rest, work unregistered.
     pub registered_memory: usize,
@@ -60,6 +62,7 @@ impl Default for Config {
             ring_entries: 512,
             recv_buffers: 256,
             recv_buffer_size: 16 << 10,
+            multishot_receive: true,
             registered_memory: 16 << 20,
             shares: Shares::default(),
             stall_threshold: Duration::from_millis(1),
@@ -77,6 +80,7 @@ impl Config {
             ring_entries: 8,
             recv_buffers: 4,
             recv_buffer_size: 4096,
+            multishot_receive: true,
             registered_memory: 64 << 10,
             shares: Shares::default(),
             stall_threshold: Duration::from_millis(50),
@@ -186,7 +190,7 @@ where
     }
     system::sharpen_timers();
     ring.enable().unwrap_or_else(|error| cannot_start(number, "enable the ring", &error));
-    let driver = Rc::new(UringDriver::new(ring, provided, config.registered_memory));
+    let driver = Rc::new(UringDriver::new(ring, provided, config));
     let id = CoreId(u16::try_from(number).expect("fewer than 65,536 cores"));
     let core_config =
         CoreConfig { id, shares: config.shares, stall_threshold: config.stall_threshold };

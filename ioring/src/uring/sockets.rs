@@ -77,8 +77,9 @@ pub(super) struct SocketKey {
 }
 
 /// All sockets of one core.
-#[derive(Default)]
 pub(super) struct Sockets {
+    /// Whether one receive serves many arrivals (Linux 6.0); else each is asked for again.
+    multishot_receive: bool,
     slots: Vec<Option<Socket>>,
     free: Vec<u32>,
     generation_last: u32,
@@ -98,6 +99,18 @@ pub(super) enum Ask {
 }
 
 impl Sockets {
+    pub(super) fn new(multishot_receive: bool) -> Sockets {
+        Sockets {
+            multishot_receive,
+            slots: Vec::new(),
+            free: Vec::new(),
+            generation_last: 0,
+            starved: VecDeque::new(),
+            starved_count: 0,
+            paused_count: 0,
+        }
+    }
+
     fn insert(&mut self, descriptor: i32, kind: Kind) -> u32 {
         self.generation_last = (self.generation_last + 1) & GENERATION_MASK;
         let generation = self.generation_last;
@@ -177,6 +190,7 @@ impl Sockets {
 
     /// Arms the standing request if it is idle and nobody is in line for buffers with it.
     fn arm(&mut self, slot: u32) -> Ask {
+        let multishot = self.multishot_receive;
         let socket = self.get(slot);
         if socket.arm != Arm::Idle || socket.closing {
             return Ask::Nothing;
@@ -187,7 +201,11 @@ impl Sockets {
             Kind::Listener { .. } => {
                 opcode::AcceptMulti::new(descriptor).flags(libc::SOCK_CLOEXEC).build()
             }
-            Kind::Stream { .. } => opcode::RecvMulti::new(descriptor, GROUP).build(),
+            Kind::Stream { .. } if multishot => opcode::RecvMulti::new(descriptor, GROUP).build(),
+            Kind::Stream { .. } => opcode::Recv::new(descriptor, std::ptr::null_mut(), 0)
+                .buf_group(GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT),
         };
         socket.arm = Arm::Armed;
         Ask::Arm(entry, key)
