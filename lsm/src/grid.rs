@@ -168,6 +168,18 @@ impl Grid {
         &self.config
     }
 
+    /// Which replica the file belongs to.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// Blocks the file has space for, header included.
+    #[must_use]
+    pub fn blocks_allocated(&self) -> u64 {
+        self.blocks_allocated.get()
+    }
+
     /// Cluster and shard of its blocks.
     #[must_use]
     pub fn identity(&self) -> Identity {

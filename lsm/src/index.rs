@@ -367,6 +367,12 @@ impl<'a> Index<'a> {
         self.separator(page)
     }
 
+    /// Bytes of all filters.
+    #[must_use]
+    pub fn filter_bytes(&self) -> usize {
+        self.filters.len()
+    }
+
     /// Smallest key of the table.
     #[must_use]
     pub fn key_min(&self) -> &'a [u8] {

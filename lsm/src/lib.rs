@@ -86,6 +86,7 @@ pub mod forest;
 pub mod free_set;
 pub mod grid;
 pub mod index;
+pub mod inspect;
 pub mod key;
 pub mod manifest_log;
 pub mod memtable;

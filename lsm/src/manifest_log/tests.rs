@@ -110,7 +110,7 @@ proptest! {
     ) {
         let records: Vec<Record> = tables
             .iter()
-            .map(|&keys| Record::Insert { level: Level(0), table: table(keys.into(), keys) })
+            .map(|&keys| Record::Insert { level: Level(0), table: table(u64::from(keys) + 1, keys) })
             .chain([Record::Remove { tree: TreeId(1), address: BlockAddress::new(7).unwrap() }])
             .filter(|record| record.stored_len() > 0)
             .collect();

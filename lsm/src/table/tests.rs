@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::entry::{EntryRef, Level, Payload, Position};
 use crate::filter;
 use crate::index::Index;
+use crate::inspect::{self, Contents};
 use crate::page::{self, Page};
 
 const IDENTITY: Identity = Identity { cluster: 5, shard: 1 };
@@ -235,6 +236,8 @@ proptest! {
         let reference = crate::block::seal(&mut bytes, &seal);
         let block = Block::verify(bytes.freeze(), IDENTITY, &reference, BlockType::Value).unwrap();
         let _ = pages(&block).map(Iterator::count);
+        let _ = inspect::block(&block);
+        let _ = inspect::check_value_block(&block);
         if let Ok(mut cursor) = BlockCursor::new(block) {
             let mut steps = 0;
             while let Ok(true) = cursor.next() {
@@ -279,6 +282,42 @@ fn pages_of_small_entries_take_one_slot() {
     let stored: u64 =
         tables.iter().flat_map(|built| &built.values).map(|v| u64::from(v.reference.size)).sum();
     assert!(stored * 100 < model.len() as u64 * 116 * 108, "{stored} bytes stored");
+}
+
+/// What inspection says of a table's blocks agrees with what was put into them.
+#[test]
+fn inspection_shows_what_was_built() {
+    let model: Model = (0..200u64)
+        .map(|i| (format!("key{i:04}").into_bytes(), 9, (i % 3 > 0).then(|| vec![1; 30])))
+        .collect();
+    let mut shown = Model::new();
+    for level in [Level(0), Level(2)] {
+        shown.clear();
+        for built in build(&Config::test_min(), level, &model) {
+            let view = inspect::block(&built.index_block()).unwrap();
+            let Contents::Index { table, blocks, .. } = view.contents else { panic!("{view:?}") };
+            assert_eq!(table, built.info);
+            for reference in blocks {
+                let block = built.value_block(reference.address);
+                let view = inspect::block(&block).unwrap();
+                let Contents::Value { level: stored, pages } = view.contents else { panic!() };
+                assert_eq!(stored, level);
+                assert!(pages.iter().all(|page| page.checksum_matches));
+                let entries: usize = pages.iter().map(|page| page.entries).sum();
+                assert_eq!(inspect::check_value_block(&block).unwrap(), entries as u64);
+                let take = |entry: inspect::EntryView| {
+                    let value = match entry.value {
+                        inspect::ValueView::Inline(value) => Some(value),
+                        _ => None,
+                    };
+                    shown.push((entry.key, entry.version, value));
+                    true
+                };
+                inspect::entries(&block, take).unwrap();
+            }
+        }
+        assert_eq!(shown, model);
+    }
 }
 
 /// What stands on disk may not change unnoticed.
