@@ -80,8 +80,9 @@ pub enum RecoverError {
     /// Ops that were acknowledged cannot be read any more, and there is no one to ask.
     #[error(
         "{path}: op {first_op} was durable and its frame at offset {offset} is damaged{more}; with \
-         one replica there is no copy to repair it from: restore the directory from a backup, or \
-         run `quorate recover --accept-loss` to list and give up everything from op {first_op} on",
+         one replica there is no copy to repair it from: restore the directory from a backup, and \
+         see `quorate inspect op {first_op}` for what is left. To give up everything from op \
+         {first_op} on is what `quorate recover --accept-loss` is for; this release has it not yet",
         path = path.display(), first_op = damaged[0].op, offset = damaged[0].offset,
         more = more(damaged)
     )]
@@ -90,6 +91,17 @@ pub enum RecoverError {
         path: std::path::PathBuf,
         /// What is damaged; at least one.
         damaged: Vec<DamagedOp>,
+    },
+    /// Nothing is lost, and there is nowhere to write.
+    #[error(
+        "{path}: frames that were being moved are damaged, so that no segment is free to write to; \
+         everything acknowledged is still there: restore the directory from a backup, or keep it \
+         for a release that can export from it",
+        path = path.display()
+    )]
+    NoFreeSegment {
+        /// The journal.
+        path: std::path::PathBuf,
     },
     /// Journal and superblock do not belong together.
     #[error("{path}: {source}", path = path.display())]
@@ -177,7 +189,7 @@ pub(crate) enum Sabotage {
     /// Markers are never written.
     NoMarker,
     /// A victim is given up before the copies of its frames are durable.
-    EarlyFree,
+    CopiesNotDurable,
 }
 
 struct State {
@@ -212,8 +224,12 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Recovers the journal of a replica that is alone. Reads only; the caller raises the view in
-    /// the superblock, naming [`Recovered::tail`], before it appends.
+    /// Recovers the journal of a replica that is alone. The caller raises the view in the
+    /// superblock ([`Recovered::raise_view`]) before it appends.
+    ///
+    /// After a kill the device's cache may hold frames that were written and are not durable yet;
+    /// the scan finds them good. All that was read is therefore made durable before anything is
+    /// concluded from it: else the superblock could name an op that a loss of power takes back.
     ///
     /// # Errors
     /// [`RecoverError`]; nothing is changed.
@@ -228,12 +244,23 @@ impl Journal {
         let evidence =
             recover::scan(file, geometry, incarnation, view.checkpoint_op, |_, _, _| ()).await;
         let path = || file.path().to_owned();
+        if let Err(error) = file.sync().await {
+            ioring::fatal(Fatal::DurableWrite { path: path(), offset: 0, error });
+        }
         let log = recovery::decide(&view, &evidence)
             .map_err(|source| RecoverError::Contradiction { path: path(), source })?;
         let damaged = |damaged| RecoverError::Damaged { path: path(), damaged };
         let solo = log.solo(view.checkpoint_checksum).map_err(damaged)?;
+        if solo.forgotten > 0 {
+            ioring::mark!("journal_torn_tail_forgotten");
+        }
+        if log.void > 0 {
+            ioring::mark!("journal_frame_void");
+        }
         let mut ring = Ring::new(geometry, incarnation, &evidence.epochs, view.checkpoint_op);
-        ring.load(&solo.prefix, &solo.copies);
+        if !ring.load(&solo.prefix, &solo.copies) {
+            return Err(RecoverError::NoFreeSegment { path: path() });
+        }
         let tail = tail_headers(file, superblock, &solo).await.map_err(damaged)?;
         let recovered = Recovered {
             head: solo.head,
@@ -282,6 +309,7 @@ impl Journal {
                 Ok(frame) => return frame,
                 Err(refused) => buffer = refused,
             }
+            ioring::mark!("journal_append_waited_for_space");
             self.shared.freed.wait().await;
         }
     }
@@ -425,4 +453,4 @@ async fn tail_headers(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

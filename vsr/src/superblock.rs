@@ -330,6 +330,10 @@ impl SuperBlock {
             #[cfg(test)]
             sabotage: Cell::default(),
         };
+        superblock.settle().await;
+        if decision.interrupted() {
+            ioring::mark!("superblock_update_finished");
+        }
         superblock.repair(zone, &decision).await;
         Ok((superblock, OpenReport { copies, decision }))
     }
@@ -396,6 +400,14 @@ impl SuperBlock {
         if let Err(error) = self.file.write_durable(data, offset as u64).await {
             let path = self.file.path().to_owned();
             ioring::fatal(Fatal::DurableWrite { path, offset: offset as u64, error });
+        }
+    }
+
+    /// Makes durable what was read: after a kill it may be in the device's cache only.
+    async fn settle(&self) {
+        if let Err(error) = self.file.sync().await {
+            let path = self.file.path().to_owned();
+            ioring::fatal(Fatal::DurableWrite { path, offset: 0, error });
         }
     }
 

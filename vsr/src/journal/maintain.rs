@@ -54,6 +54,7 @@ pub(super) async fn run(shared: Rc<Shared>) {
             }
             Step::Seal(place, entries) => {
                 scratch = seal(&shared, place, &entries, scratch).await;
+                ioring::mark!("journal_segment_sealed");
                 shared.state.borrow_mut().ring.sealed(place, entries);
                 shared.freed.notify();
             }
@@ -110,6 +111,15 @@ impl Shared {
         self.state.borrow_mut().ring.reserve(length, Some(header), Claim::Again)
     }
 
+    async fn write_copy(&self, buffer: Buffer, offset: u64) {
+        #[cfg(test)]
+        if self.sabotage.get() == Sabotage::CopiesNotDurable {
+            self.file.write(buffer.freeze(), offset).await.expect("the test's disk works");
+            return;
+        }
+        self.write(buffer.freeze(), offset).await;
+    }
+
     async fn write_scratch(&self, buffer: Buffer, offset: u64) -> Option<Buffer> {
         let bytes = buffer.freeze();
         self.write(bytes.clone(), offset).await;
@@ -155,6 +165,7 @@ async fn marker(shared: &Shared, claim: Claim, mut scratch: Option<Buffer>) -> O
     let entries = entries.into_iter();
     layout::seal_entries(&mut buffer, FrameKind::Marker, place, commit, (0, 1), entries);
     scratch = shared.write_scratch(buffer, place.offset).await;
+    ioring::mark!("journal_marker_written");
     shared.state.borrow_mut().ring.marker_written(place);
     shared.freed.notify();
     scratch
@@ -195,23 +206,10 @@ async fn append_again(shared: &Shared, victim: SegmentId) {
         };
         let mut buffer = buffer;
         layout::seal_prepare(&mut buffer, place, header.size());
-        let placed = || {
-            let length = location.length;
-            shared.state.borrow_mut().ring.prepare_written(place, length, op, checksum);
-        };
-        #[cfg(test)]
-        if shared.sabotage.get() == Sabotage::EarlyFree {
-            placed();
-            ioring::spawn(ioring::Queue::Replication, "late copy", {
-                let (file, bytes) = (shared.file.clone(), buffer.freeze());
-                async move { file.write_durable(bytes, place.offset).await.is_ok() }
-            })
-            .detach();
-            from = op.next();
-            continue;
-        }
-        shared.write(buffer.freeze(), place.offset).await;
-        placed();
+        ioring::mark!("journal_frame_written_again");
+        shared.write_copy(buffer, place.offset).await;
+        let length = location.length;
+        shared.state.borrow_mut().ring.prepare_written(place, length, op, checksum);
         from = op.next();
     }
     shared.freed.notify();

@@ -23,6 +23,8 @@ const HOLE: u64 = 64 << 10;
 pub struct Replay<'a> {
     journal: &'a Journal,
     frames: VecDeque<(Op, Location, Checksum)>,
+    /// For each frame that is left, whether a new range begins with it.
+    begins: VecDeque<bool>,
     reader: ReadAhead<std::vec::IntoIter<Range>>,
     chunk: Option<(Range, Frozen)>,
 }
@@ -39,10 +41,10 @@ impl Journal {
             Ok((op, location, checksum))
         });
         let frames = frames.collect::<Result<VecDeque<_>, ReadError>>()?;
-        let ranges = ranges(frames.iter().map(|(_, location, _)| *location));
+        let (ranges, begins) = ranges(frames.iter().map(|(_, location, _)| *location));
         let length_max = ranges.iter().map(|range| range.length).max().unwrap_or(1);
         let reader = ReadAhead::new(&self.shared.file, length_max, ranges.into_iter());
-        Ok(Replay { journal: self, frames, reader, chunk: None })
+        Ok(Replay { journal: self, frames, begins, reader, chunk: None })
     }
 }
 
@@ -53,17 +55,16 @@ impl Replay<'_> {
     /// [`ReadError::Damaged`] when it went bad since recovery.
     pub async fn next(&mut self) -> Result<Option<Frozen>, ReadError> {
         let Some((op, location, checksum)) = self.frames.pop_front() else { return Ok(None) };
-        let (range, chunk) = match self.chunk.take() {
-            Some(chunk) if contains(chunk.0, location) => chunk,
-            _ => {
-                let chunk = self.reader.next().await.expect("a range for each frame");
-                (chunk.range, chunk.bytes.freeze())
-            }
-        };
-        assert!(contains(range, location), "ranges come in the order of their frames");
+        if self.begins.pop_front() == Some(true) {
+            // The old chunk first: its buffer may be the one that the next is read into.
+            self.chunk = None;
+            let chunk = self.reader.next().await.expect("a range for each that begins");
+            self.chunk = Some((chunk.range, chunk.bytes.freeze()));
+        }
+        let (range, chunk) = self.chunk.as_ref().expect("the first frame begins a range");
+        assert!(contains(*range, location), "ranges come in the order of their frames");
         let from = (location.offset - range.offset) as usize;
         let frame = chunk.slice(from..from + location.length as usize);
-        self.chunk = Some((range, chunk));
         match verify(&frame, &self.journal.shared, location, checksum) {
             Ok(()) => Ok(Some(frame)),
             Err(_) => self.journal.read(op).await.map(Some),
@@ -76,9 +77,11 @@ fn contains(range: Range, location: Location) -> bool {
         && location.offset + u64::from(location.length) <= range.offset + range.length as u64
 }
 
-/// Joins frames that follow each other closely into ranges to read at once.
-fn ranges(frames: impl Iterator<Item = Location>) -> Vec<Range> {
+/// Joins frames that follow each other closely into ranges to read at once, and says with which
+/// frames they begin.
+fn ranges(frames: impl Iterator<Item = Location>) -> (Vec<Range>, VecDeque<bool>) {
     let mut ranges: Vec<Range> = Vec::new();
+    let mut begins = VecDeque::new();
     for location in frames {
         let end = location.offset + u64::from(location.length);
         if let Some(last) = ranges.last_mut() {
@@ -86,12 +89,14 @@ fn ranges(frames: impl Iterator<Item = Location>) -> Vec<Range> {
             let follows = location.offset >= last_end && location.offset - last_end <= HOLE;
             if follows && end - last.offset <= GROUP {
                 last.length = (end - last.offset) as usize;
+                begins.push_back(false);
                 continue;
             }
         }
         ranges.push(Range { offset: location.offset, length: location.length as usize });
+        begins.push_back(true);
     }
-    ranges
+    (ranges, begins)
 }
 
 #[cfg(test)]
@@ -108,13 +113,15 @@ mod tests {
             epoch: SegmentEpoch(1),
         };
         let frames = [at(4096, 4096), at(8192, 8192), at(20480, 4096), at(1 << 20, 4096)];
-        let joined = ranges(frames.into_iter());
+        let (joined, begins) = ranges(frames.into_iter());
+        assert_eq!(begins, [true, false, false, true]);
         let expected =
             [Range { offset: 4096, length: 20480 }, Range { offset: 1 << 20, length: 4096 }];
         assert_eq!(joined, expected);
-        let backwards = ranges([at(8192, 4096), at(4096, 4096)].into_iter());
-        assert_eq!(backwards.len(), 2);
-        let big = ranges([at(0, 1 << 20), at(1 << 20, 4096)].into_iter());
+        // The third lies within what the first two made one range of, and is still its own.
+        let (between, begins) = ranges([at(0, 4096), at(8192, 4096), at(4096, 4096)].into_iter());
+        assert_eq!((between.len(), begins), (2, [true, false, true].into()));
+        let (big, _) = ranges([at(0, 1 << 20), at(1 << 20, 4096)].into_iter());
         assert_eq!(big.len(), 2);
     }
 }

@@ -20,7 +20,8 @@
 //!    at most half of what segments hold, going through all of them meets such victims.
 //!
 //! A crash between 2 and 3 leaves both: copies and originals. Recovery may then count either as the
-//! live one; it takes the originals if taking the copies would leave no segment free.
+//! live one; where the copies would leave no segment free it takes the originals of those in one
+//! segment.
 //!
 //! # What vouches for the tail is kept
 //!
@@ -150,23 +151,34 @@ impl Ring {
         }
     }
 
-    /// Takes over what recovery found: the prefix, and the earlier copies in it.
-    pub(crate) fn load(&mut self, prefix: &[Sighting], copies: &BTreeMap<Op, Location>) {
-        let known = |frame: &Sighting, location: Location| {
-            (frame.summary.op, Known { location, checksum: frame.summary.checksum })
-        };
+    /// Takes over what recovery found: the prefix, and the earlier copies in it. `false` if no
+    /// segment is free: bad frames where copies should be can have that effect.
+    #[must_use]
+    pub(crate) fn load(&mut self, prefix: &[Sighting], copies: &BTreeMap<Op, Location>) -> bool {
         for frame in prefix {
-            let (op, known) = known(frame, frame.location);
-            self.place_op(op, known);
+            let known = Known { location: frame.location, checksum: frame.summary.checksum };
+            self.place_op(frame.summary.op, known);
         }
-        if self.free_count() == 0 {
-            for frame in prefix {
-                let location = copies.get(&frame.summary.op).copied().unwrap_or(frame.location);
-                let (op, known) = known(frame, location);
-                self.place_op(op, known);
-            }
+        if self.free_count() > 0 {
+            return true;
         }
-        assert!(self.free_count() > 0, "one segment is always kept free, or holds only copies");
+        // The segment that was written when the process died, if it holds nothing but copies.
+        let elsewhere = |frame: &Sighting, segment| {
+            copies.get(&frame.summary.op).copied().filter(|copy| copy.segment != segment)
+        };
+        let in_it = |segment| prefix.iter().filter(move |frame| frame.location.segment == segment);
+        let spare = self
+            .ids()
+            .find(|&segment| in_it(segment).all(|frame| elsewhere(frame, segment).is_some()));
+        let Some(spare) = spare else { return false };
+        ioring::mark!("journal_originals_taken");
+        for frame in in_it(spare) {
+            let location = elsewhere(frame, spare).expect("just seen");
+            let known = Known { location, checksum: frame.summary.checksum };
+            self.place_op(frame.summary.op, known);
+        }
+        assert!(self.free_count() > 0, "a segment without live frames is free");
+        true
     }
 
     pub(crate) fn geometry(&self) -> Geometry {

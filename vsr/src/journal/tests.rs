@@ -1,6 +1,7 @@
 //! The journal on a real ring and on a simulated disk.
 
-mod support;
+mod crash;
+pub(crate) mod support;
 
 use super::*;
 use support::*;
@@ -11,7 +12,7 @@ fn what_was_appended_is_there_after_a_clean_stop_and_a_kill() {
         on_ring(move |path| async move {
             make(&path).await;
             let mut log = TestLog::open(&path).await.unwrap();
-            for size in [0, 100, 5000, 12_000] {
+            for size in [0, 100, 5000, 7_900] {
                 log.append(size).await;
             }
             log.stop(clean).await;
@@ -34,10 +35,10 @@ fn the_ring_wraps_and_writes_live_frames_again() {
         make(&path).await;
         let mut log = TestLog::open(&path).await.unwrap();
         for round in 0..200_u64 {
-            log.append((round as usize * 977) % 12_000).await;
+            log.append((round as usize * 977) % 7_900).await;
             // One old op stays live for long: its segment must be freed by writing it again.
-            if round % 20 == 19 {
-                log.checkpoint(Op(round - 9)).await;
+            if round % 10 == 9 {
+                log.checkpoint(Op(round - 8)).await;
             }
         }
         log.check().await;

@@ -138,6 +138,9 @@ impl Copy {
         if usize::from(copy.copy.get()) != slot {
             return Err(CopyFault::Misplaced { found: copy.copy.get() });
         }
+        if copy.reserved_copy != [0; 6] {
+            return Err(CopyFault::Contents("reserved field"));
+        }
         copy.verify_contents()?;
         Ok(copy)
     }

@@ -22,9 +22,16 @@ where
     runtime.run(vec![dir.path().join("replica")], test);
 }
 
-/// Segments of 128 KiB, prepares of 16 KiB: everything wraps all the time.
+/// Five segments of 96 KiB, prepares of 8 KiB: everything wraps all the time.
 pub(crate) fn configuration() -> Configuration {
-    let small = Configuration { shard_count: 1, ..Configuration::test_min() };
+    let small = Configuration {
+        shard_count: 1,
+        prepare_size_max: 8 << 10,
+        value_size_max: 4 << 10,
+        journal_segment_size: 96 << 10,
+        journal_segment_count: 5,
+        ..Configuration::test_min()
+    };
     small.validate().unwrap();
     small
 }
