@@ -192,6 +192,37 @@ fn an_operation_beyond_the_budget_is_refused_and_the_next_may_fit() {
 }
 
 #[test]
+fn whatever_is_written_beyond_the_request_is_paid_for() {
+    let entry = |value| Some(Entry::new(value, NOW + 9, Version(1)));
+    let on_key = |opcode| OperationView::on_key(opcode, TableId(0), b"k");
+    let returning = |operation: OperationView<'static>| operation.with_flags(Flags::RETURN_OLD);
+    let digits = Budget(100 - (5 - 3));
+    let cases = [
+        (on_key(Opcode::Append).with_value(b"yy"), entry(&[b'x'; 30][..]), Budget(70)),
+        (on_key(Opcode::SetRange).with_value(b"y").with_argument(39), None, Budget(61)),
+        (on_key(Opcode::Expire).with_deadline(NOW + 5), entry(&[b'x'; 30]), Budget(70)),
+        (on_key(Opcode::Persist), entry(&[b'x'; 30]), Budget(70)),
+        (on_key(Opcode::IncrementFloat).with_value(b"1e4"), None, digits),
+        (on_key(Opcode::Put).with_value(&[b'y'; 60]), entry(&[b'x'; 30]), Budget(100)),
+        (on_key(Opcode::Expire).with_deadline(NOW), entry(&[b'x'; 30]), Budget(100)),
+        (on_key(Opcode::Delete), entry(&[b'x'; 30]), Budget(100)),
+        (returning(on_key(Opcode::Delete)), entry(&[b'x'; 30]), Budget(70)),
+        (returning(on_key(Opcode::Persist)), entry(&[b'x'; 30]), Budget(40)),
+    ];
+    for (operation, current, left) in cases {
+        let seen = see(&operation, current, Verdict::Own, Budget(100));
+        assert_eq!(seen.budget, left, "{operation:?}");
+        let just = Budget(100 - left.0);
+        assert_eq!(see(&operation, current, Verdict::Own, just).effect, seen.effect);
+        if just.0 > 0 {
+            let refused = see(&operation, current, Verdict::Own, Budget(just.0 - 1));
+            assert!(refused.outcome.contains("Overloaded"), "{operation:?}");
+            assert_eq!(refused.budget, Budget(just.0 - 1), "what is refused costs nothing");
+        }
+    }
+}
+
+#[test]
 fn a_first_refusal_or_no_decides_for_all() {
     let votes = [Vote::Yes, Vote::Refused(ErrorCode::Overloaded), Vote::No];
     let verdict = votes.iter().fold(Verdict::Holds, |verdict, vote| vote.count_into(verdict));

@@ -24,6 +24,7 @@ pub fn evaluate<'a>(
     scratch: &'a mut Scratch,
 ) -> Evaluated<'a> {
     let now = context.timestamp;
+    let budget_before = *budget;
     let current = current.filter(|entry| entry.lives_at(now));
     let done = match context.verdict {
         Verdict::Fails(Some(code)) => Err(code),
@@ -32,15 +33,15 @@ pub fn evaluate<'a>(
             Opcode::Put => Ok(put(operation, current, context)),
             Opcode::Delete => Ok(delete(operation, current)),
             Opcode::Increment => increment(operation, current, scratch),
-            Opcode::IncrementFloat => increment_float(operation, current, scratch),
+            Opcode::IncrementFloat => increment_float(operation, current, budget, scratch),
             Opcode::Append | Opcode::SetRange => edit(operation, current, context, budget, scratch),
-            Opcode::Expire => Ok(expire(operation, current, context)),
-            Opcode::Persist => Ok(persist(operation, current)),
+            Opcode::Expire => expire(operation, current, context, budget),
+            Opcode::Persist => persist(operation, current, budget),
             Opcode::Flush => Ok((Effect::Flush, Value::Ok)),
             Opcode::Register | Opcode::Hold => Err(ErrorCode::Unsupported),
         },
     };
-    match done {
+    match done.and_then(|done| pay_for_old_value(operation, done, budget)) {
         Ok((effect, value)) => {
             let before = current.map_or(Version(0), |entry| entry.version);
             let version = match effect {
@@ -50,8 +51,26 @@ pub fn evaluate<'a>(
             };
             (effect, Outcome::done(value, version))
         }
-        Err(code) => (Effect::None, Outcome::failed(code)),
+        Err(code) => {
+            *budget = budget_before;
+            (Effect::None, Outcome::failed(code))
+        }
     }
+}
+
+/// A value that is answered has to be held until its reply is sent: a request of a few bytes may
+/// not make the node hold any number of megabytes.
+fn pay_for_old_value<'a>(
+    operation: &OperationView<'_>,
+    done: (Effect<'a>, Value<'a>),
+    budget: &mut Budget,
+) -> Done<'a> {
+    if let Value::Bytes(value) = done.1
+        && operation.flags.contains(Flags::RETURN_OLD)
+    {
+        budget.take(value.len() as u64)?;
+    }
+    Ok(done)
 }
 
 /// What `operation` votes on the all-or-none request that it is part of. `budget` is what the
@@ -142,6 +161,7 @@ fn increment<'a>(
 fn increment_float<'a>(
     operation: &OperationView<'a>,
     current: Option<Entry<'a>>,
+    budget: &mut Budget,
     scratch: &'a mut Scratch,
 ) -> Done<'a> {
     let Scratch { value, floats } = scratch;
@@ -154,6 +174,8 @@ fn increment_float<'a>(
     let sum = before.plus(by).ok_or(ErrorCode::OutOfRange)?;
     value.clear();
     sum.append(value, floats);
+    // Six bytes of request can make five thousand digits.
+    budget.take(value.len().saturating_sub(operation.value.len()) as u64)?;
     let deadline = current.map_or(0, |entry| entry.deadline);
     Ok((Effect::Put { value, deadline }, Value::Bytes(value)))
 }
@@ -205,7 +227,8 @@ fn expire<'a>(
     operation: &OperationView<'a>,
     current: Option<Entry<'a>>,
     context: &Context,
-) -> (Effect<'a>, Value<'a>) {
+    budget: &mut Budget,
+) -> Done<'a> {
     let returns_old = operation.flags.contains(Flags::RETURN_OLD);
     let answer = |done: bool| match current {
         Some(entry) if returns_old => Value::Bytes(entry.value),
@@ -214,26 +237,35 @@ fn expire<'a>(
     };
     let checked = context.verdict == Verdict::Holds && current.is_some();
     if !checked && !expire_condition_holds(operation, current) {
-        return (Effect::None, answer(false));
+        return Ok((Effect::None, answer(false)));
     }
-    let effect = if operation.deadline <= context.timestamp.0 {
-        Effect::Delete
-    } else {
-        Effect::SetDeadline(operation.deadline)
-    };
-    (effect, answer(true))
+    if operation.deadline <= context.timestamp.0 {
+        return Ok((Effect::Delete, answer(true)));
+    }
+    Ok((set_deadline(operation.deadline, current, budget)?, answer(true)))
+}
+
+/// A change of a deadline writes the entry again, so it costs as much as the value has bytes.
+fn set_deadline<'a>(
+    deadline: u64,
+    current: Option<Entry<'_>>,
+    budget: &mut Budget,
+) -> Result<Effect<'a>, ErrorCode> {
+    budget.take(current.map_or(0, |entry| u64::from(entry.value_size)))?;
+    Ok(Effect::SetDeadline(deadline))
 }
 
 fn persist<'a>(
     operation: &OperationView<'a>,
     current: Option<Entry<'a>>,
-) -> (Effect<'a>, Value<'a>) {
+    budget: &mut Budget,
+) -> Done<'a> {
     let has_deadline = current.is_some_and(|entry| entry.deadline != 0);
-    let effect = if has_deadline { Effect::SetDeadline(0) } else { Effect::None };
+    let effect = if has_deadline { set_deadline(0, current, budget)? } else { Effect::None };
     let value = match current {
         Some(entry) if operation.flags.contains(Flags::RETURN_OLD) => Value::Bytes(entry.value),
         None if operation.flags.contains(Flags::RETURN_OLD) => Value::Nil,
         _ => Value::Bool(has_deadline),
     };
-    (effect, value)
+    Ok((effect, value))
 }

@@ -21,10 +21,10 @@
 //! whether or not anything deleted it meanwhile. A put or change of deadline that would have expired already
 //! is a deletion.
 //!
-//! **Bounded effects.** APPEND and SETRANGE make more of what is stored than the request carried. What
-//! a prepare may cost a shard beyond the size of its requests is a [`Budget`], taken in op order and
-//! computed the same way everywhere; beyond it an operation answers `overloaded` and changes
-//! nothing.
+//! **Bounded effects.** APPEND, SETRANGE and INCRBYFLOAT make more of what is stored than the request
+//! carried, a change of the deadline writes the entry again, and a value that is answered has to be
+//! held. What a prepare may cost a shard beyond the size of its requests is a [`Budget`], taken in op order and computed the same way
+//! everywhere; beyond it an operation answers `overloaded` and changes nothing.
 
 mod evaluate;
 pub mod float;
