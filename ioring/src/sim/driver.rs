@@ -51,11 +51,11 @@ impl SimDriver {
         f: impl FnOnce(&mut State) -> io::Result<R>,
     ) -> io::Result<R> {
         let mut state = self.state.borrow_mut();
+        let can_unwind = cfg!(panic = "unwind") && state.polling && !std::thread::panicking();
         let host = &mut state.hosts[self.node];
         if host.boot != self.boot {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
-        let can_unwind = cfg!(panic = "unwind") && !std::thread::panicking();
         if host.crash_is_due() && can_unwind {
             // What is dropped on the way out finds a dead kernel.
             host.boot += 1;

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+use super::dice::TraceHash;
+
 /// Lines kept.
 const KEPT: usize = 40;
 
@@ -23,7 +25,11 @@ impl Happened {
         match *self {
             Happened::Started { boot } => (1, u64::from(boot), 0),
             Happened::Crashed { power } => (2, u64::from(power), 0),
-            Happened::Called { core, name } => (3, core as u64, name.len() as u64),
+            Happened::Called { core, name } => {
+                let mut hash = TraceHash::new();
+                hash.add_bytes(name.as_bytes());
+                (3, core as u64, hash.value())
+            }
             Happened::Completed { core, result, .. } => (4, core as u64, result as u64),
             Happened::Received { core, bytes } => (5, core as u64, bytes as u64),
             Happened::Polled { core, position } => (6, core as u64, position as u64),
@@ -66,7 +72,7 @@ impl Log {
 impl fmt::Display for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (time, node, what) in &self.last {
-            writeln!(f, "{:>12} ns  node {node}  {what}", time)?;
+            writeln!(f, "{time:>12} ns  node {node}  {what}")?;
         }
         Ok(())
     }

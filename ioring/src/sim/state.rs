@@ -12,7 +12,8 @@
 //!    of a read or ends the write, and the result is delivered.
 //! 3. A crash between the two leaves the change pending, for the disk to decide on.
 //!
-//! An operation of an earlier run of a node is recognised by its boot number and dropped.
+//! When a process dies all that it had in flight is forgotten at once ([`State::node_gone`]); the
+//! boot number in an operation's key asserts that nothing of an earlier run comes back.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -106,6 +107,9 @@ pub(crate) struct State {
     pub(crate) handles: BTreeMap<i32, Handle>,
     pub(crate) handle_next: i32,
     pub(crate) fatal: Option<(String, u8)>,
+    /// Whether a task is being polled, and not dropped: only then can a blocking call be where its
+    /// node dies.
+    pub(crate) polling: bool,
     due: BTreeMap<(u64, u64), (OpKey, Rest)>,
     sequence: u64,
     dice: Dice,
@@ -123,6 +127,7 @@ impl State {
             handles: BTreeMap::new(),
             handle_next: 1000,
             fatal: None,
+            polling: false,
             due: BTreeMap::new(),
             sequence: 0,
             dice: Dice::new(seed, "operations"),
@@ -284,9 +289,7 @@ impl State {
         while let Some(entry) = self.due.first_entry().filter(|entry| entry.key().0 <= self.now) {
             let (key, rest) = entry.remove();
             let host = &self.hosts[key.node];
-            if host.boot != key.boot {
-                continue;
-            }
+            assert_eq!(host.boot, key.boot, "a dead process has nothing in flight");
             if host.paused {
                 let later = self.now + PAUSE_STEP.as_nanos() as u64;
                 self.complete_at(later, key, rest);

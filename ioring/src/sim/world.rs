@@ -456,11 +456,13 @@ impl World {
         let now = state.now;
         state.happened(node, Happened::Polled { core: number, position });
         state.hosts[node].steps += 1;
+        state.polling = true;
         drop(state);
         let slot = &mut self.nodes[node].cores[number];
         slot.free_at = now + cost;
         let core = slot.core.clone();
         let polled = catch_unwind(AssertUnwindSafe(|| core.enter(|| core.poll_at(position))));
+        self.state.borrow_mut().polling = false;
         match polled {
             Ok(_) if slot.done.get() => {
                 core.enter(|| core.drop_tasks());

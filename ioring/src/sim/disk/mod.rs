@@ -658,6 +658,29 @@ impl SimDisk {
         hash.value()
     }
 
+    /// Copies all files and directories, as a reader sees them, below a real directory: a crash state
+    /// becomes something that a real process can open.
+    ///
+    /// # Errors
+    /// Those of the real file system.
+    pub fn export(&self, to: &Path) -> io::Result<()> {
+        let mut open = vec![(ROOT, to.to_owned())];
+        while let Some((directory, path)) = open.pop() {
+            for (name, inode) in self.tree.list(directory) {
+                let path = path.join(name);
+                if let Some(file) = self.files.get(&inode) {
+                    let mut bytes = vec![0; file.length as usize];
+                    file.current.read(0, &mut bytes);
+                    std::fs::write(&path, bytes)?;
+                } else {
+                    std::fs::create_dir(&path)?;
+                    open.push((inode, path));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Starts to record; the disk as it is now is where every replay starts.
     pub fn record(&mut self) {
         self.trace = None;

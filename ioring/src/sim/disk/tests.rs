@@ -367,6 +367,18 @@ fn a_full_disk_refuses_growth_and_nothing_else() {
     assert_eq!(disk.used(), 0, "space of removed files comes back");
 }
 
+#[test]
+fn a_disk_is_exported_to_a_real_directory() {
+    let mut disk = disk(1);
+    disk.create_dir(path("d")).unwrap();
+    let file = disk.open(path("d/f"), true, true).unwrap();
+    write(&mut disk, file, 5000, b"end", false);
+    let folder = tempfile::tempdir().unwrap();
+    disk.export(folder.path()).unwrap();
+    let bytes = std::fs::read(folder.path().join("d/f")).unwrap();
+    assert!(bytes == disk.contents(path("d/f")).unwrap() && bytes.ends_with(b"\0end"));
+}
+
 proptest! {
     /// Without a crash a file is a vector of bytes; after one, bytes that a sync covered are as
     /// they were, and every other sector is one of the versions that it had.

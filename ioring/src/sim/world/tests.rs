@@ -236,6 +236,36 @@ fn a_node_can_die_between_blocking_calls() {
     assert!(crash_format(false).1 > 0, "a name that was not synced is lost at some point");
 }
 
+/// Calls the file system when it is dropped, whoever drops it.
+struct Untidy;
+
+impl Drop for Untidy {
+    fn drop(&mut self) {
+        let _ = fs::create_dir(Path::new("left behind"));
+    }
+}
+
+#[test]
+fn destructors_may_call_a_kernel_that_is_dead_or_about_to_die() {
+    for step in 0..12 {
+        let mut world = World::new(1, config());
+        let node = world.add_node("node");
+        world.crash_at(node, step, Crash::Power);
+        let end = world.run(node, || async {
+            spawn(Queue::Foreground, "untidy", async {
+                let _untidy = Untidy;
+                std::future::pending::<()>().await;
+            })
+            .detach();
+            let _untidy = Untidy;
+            sleep(Duration::from_millis(1)).await;
+            fs::create_dir(Path::new("wanted")).unwrap();
+        });
+        assert!(end.is_ok() || end == Err(Status::Crashed(Crash::Power)), "step {step}");
+        assert!(step > 0 || end.is_err());
+    }
+}
+
 #[test]
 fn a_recorded_run_is_recovered_from_all_its_crash_states() {
     let mut world = World::new(3, config());
