@@ -215,14 +215,14 @@ fn lives(seed: u64) -> (u64, Ledger) {
     let mut cut_off = 0;
     for life in 0..LIVES {
         let noise = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(life * 7919);
-        let crash = if noise.is_multiple_of(4) { Crash::Process } else { Crash::Power };
+        let crash = if noise.is_multiple_of(2) { Crash::Process } else { Crash::Power };
         world.disk(node).reseed_crashes(noise);
         world.set_clock(
             node,
             Clock { offset_ns: -((noise % 1_000_000_000) as i64), ..Clock::default() },
         );
         // Some die young, in recovery; some grow old, and their log long.
-        let age_max = [200, 500, 1500][(life % 3) as usize];
+        let age_max = [1500, 150, 500][(life % 3) as usize];
         world.crash_at(node, (noise >> 20) % age_max, crash);
         let shared = ledger.clone();
         cut_off += u64::from(world.run(node, || live(shared)).is_err());
