@@ -220,7 +220,10 @@ impl World {
             main().await
         });
         while self.nodes[node.0].status == Status::Running {
-            assert!(self.step(), "{}: it waits for something that never happens", self.place(node));
+            if !self.step() {
+                self.say(node, "deadlock");
+                panic!("{}: it waits for something that never happens", self.place(node));
+            }
         }
         let mut results = outcome.take().unwrap_or_default();
         results.pop().ok_or_else(|| self.nodes[node.0].status.clone())
@@ -474,7 +477,7 @@ impl World {
             Ok(_) => {}
             Err(payload) if payload.is::<NodeEnded>() => self.end_within_poll(NodeId(node)),
             Err(payload) => {
-                self.say(NodeId(node));
+                self.say(NodeId(node), "panic");
                 resume_unwind(payload);
             }
         }
@@ -541,10 +544,10 @@ impl World {
         )
     }
 
-    /// Says how to replay a panic and what led to it.
+    /// Says how to replay a failure and what led to it.
     #[expect(clippy::print_stderr, reason = "a failing test has to say how to replay it")]
-    fn say(&self, node: NodeId) {
-        eprintln!("simulation: panic in {}; last:", self.place(node));
+    fn say(&self, node: NodeId, what: &str) {
+        eprintln!("simulation: {what} in {}; last:", self.place(node));
         eprint!("{}", self.state.borrow().log);
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::*;
-use crate::sim::{CrashPoint, every_crash_point, trace};
+use crate::sim::{CrashPoint, DiskConfig, FaultPlan, NetConfig, every_crash_point, trace};
 use crate::{Buffer, File, Listener, OpenOptions, Stream, fs, sleep, spawn, timeout};
 use crate::{ListenOptions, lane, now, random, wall_clock};
 
@@ -30,7 +30,10 @@ fn config() -> Config {
 
 /// Two nodes, two cores each: the first writes, reads and answers, the second asks.
 fn mixed(seed: u64) -> (u64, u64) {
-    let mut world = World::new(seed, config());
+    let net = NetConfig { loss: 20_000, tail: 50_000, ..NetConfig::default() };
+    let faults = FaultPlan { slow: 50_000, ..FaultPlan::default() };
+    let disk = DiskConfig { faults, ..DiskConfig::default() };
+    let mut world = World::new(seed, Config { net, disk, ..config() });
     let (to_writer, from_acceptor) = lane::<Vec<u8>>(2);
     let parts = vec![(Some(to_writer), None), (None, Some(from_acceptor))];
     let (server, _) = world.spawn_node("server", parts, |part| async move {
