@@ -90,7 +90,7 @@ fn operation((opcode, flags, value, argument, deadline): &Parts) -> OperationVie
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig::with_cases(4000))]
 
     /// A shard looks up no more than `needs` says: more could not make a difference.
     #[test]

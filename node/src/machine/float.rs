@@ -9,7 +9,8 @@
 //! 1. [`Extended::parse`] reads decimal text (sign, digits, point, exponent) and rounds the exact
 //!    value once: numerator and denominator as big integers, 64 bits of quotient, and whether
 //!    anything was left over.
-//! 2. [`Extended::plus`] adds with 62 guard bits and a sticky bit, and rounds once (IEEE 754, 4.3.1).
+//! 2. [`Extended::plus`] adds with 62 guard bits and a sticky bit, and rounds once (IEEE 754,
+//!    4.3.1).
 //! 3. [`Extended::append`] writes the value with 17 digits behind the point, rounded half to even
 //!    from the exact value, then drops trailing zeros, and the point if nothing follows it
 //!    (`%.17Lf` and Redis's `LD_STR_HUMAN`). Minus zero is written as `0`.

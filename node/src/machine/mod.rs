@@ -7,8 +7,8 @@
 //!
 //! For each operation of a committed prepare the shard that owns the key does:
 //!
-//! 1. [`needs`] says what of the current entry is wanted: nothing, whether it exists and until when,
-//!    or its value too. Only then is anything looked up.
+//! 1. [`needs`] says what of the current entry is wanted: nothing, whether it exists and until
+//!    when, or its value too. Only then is anything looked up.
 //! 2. [`evaluate`] computes the effect on the entry and the outcome for the client.
 //! 3. The shard applies the effect to its forest, with the version prepare timestamp + index.
 //!
@@ -17,14 +17,15 @@
 //! the verdict of all: conditions are then neither checked again nor seen to be broken by the
 //! request's own earlier operations.
 //!
-//! **Expiry is logical.** An entry whose deadline is not after the prepare's timestamp does not exist,
-//! whether or not anything deleted it meanwhile. A put or change of deadline that would have expired already
-//! is a deletion.
+//! **Expiry is logical.** An entry whose deadline is not after the prepare's timestamp does not
+//! exist, whether or not anything deleted it meanwhile. A put or change of deadline that would have
+//! expired already is a deletion.
 //!
-//! **Bounded effects.** APPEND, SETRANGE and INCRBYFLOAT make more of what is stored than the request
-//! carried, a change of the deadline writes the entry again, and a value that is answered has to be
-//! held. What a prepare may cost a shard beyond the size of its requests is a [`Budget`], taken in op order and computed the same way
-//! everywhere; beyond it an operation answers `overloaded` and changes nothing.
+//! **Bounded effects.** APPEND, SETRANGE and INCRBYFLOAT make more of what is stored than the
+//! request carried, a change of the deadline writes the entry again, and a value that is answered
+//! has to be held. What a prepare may cost a shard beyond the size of its requests is a [`Budget`],
+//! taken in op order and computed the same way everywhere; beyond it an operation answers
+//! `overloaded` and changes nothing.
 
 mod evaluate;
 pub mod float;

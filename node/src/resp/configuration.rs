@@ -56,7 +56,8 @@ pub(super) fn plan<'a, S: Sink>(
     Ok(Work::Replied)
 }
 
-/// The name as the reply has it if any pattern matches: a plain name in the spelling of the request.
+/// The name as the reply has it if any pattern matches: a plain name in the spelling of the
+/// request.
 fn shown<'a>(name: &'a str, patterns: Arguments<'a>) -> Option<&'a [u8]> {
     let name = name.as_bytes();
     let plain = patterns.iter().find(|pattern| pattern.eq_ignore_ascii_case(name));

@@ -10,8 +10,8 @@
 //!   bits 18..53 the slot's generation, never zero
 //! ```
 //!
-//! 1. A scan that starts takes a free slot, else the one used least recently: the table never grows,
-//!    and an iteration nobody continues goes when its slot is needed.
+//! 1. A scan that starts takes a free slot, else the one used least recently: the table never
+//!    grows, and an iteration nobody continues goes when its slot is needed.
 //! 2. Each step replaces the slot's position and raises its generation. The position before stays
 //!    valid, so that a client whose connection broke may repeat the last step it asked for.
 //! 3. A finished iteration frees its slot.

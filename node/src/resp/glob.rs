@@ -148,7 +148,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_the_definition(pattern in "[ab*?\\[\\]^\\\\-]{0,10}", text in "[ab\\]-]{0,10}") {
+        fn agrees_with_the_definition(
+            pattern in "[ab*?\\[\\]^\\\\-]{0,10}",
+            text in "[ab\\]-]{0,10}",
+        ) {
             let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
             prop_assert_eq!(matches(pattern, text), model(pattern, text));
         }

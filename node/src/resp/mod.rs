@@ -3,17 +3,17 @@
 //! Pure: no sockets, no clock, no storage. The connection task of the node drives it:
 //!
 //! ```text
-//!   bytes ──parser──▶ arguments ──plan──▶ Write: operations for the log ──▶ outcomes ──reply──┐
-//!                        (table)        ├▶ Read: keys to look up ──────────▶ entries ───read──┤
-//!                                       ├▶ Ask: INFO, CLIENT LIST ─────────▶ snapshot ──info──┤
-//!                                       └▶ Replied ───────────────────────────────────────────┴▶ bytes
+//!   bytes ─parser─▶ arguments ─plan─┬▶ Write: operations for the log ─▶ outcomes ─reply─▶ bytes
+//!                     (table)       ├▶ Read: keys to look up ─────────▶ entries ──read──▶ bytes
+//!                                   ├▶ Ask: INFO, CLIENT LIST ────────▶ snapshot ─info──▶ bytes
+//!                                   └▶ Replied ─────────────────────────────────────────▶ bytes
 //! ```
 //!
-//! 1. [`parser`] finds whole requests in what was received, without copying; [`inline`] is its part
+//! 1. [`parser`] finds whole requests in what was received, without copying; `inline` is its part
 //!    for requests typed by hand.
-//! 2. [`plan`] looks the name up in the [`table`] and checks the arguments; [`strings`], [`expiry`],
-//!    [`keyspace`], [`connection`], [`describe`] and [`configuration`] know one family of commands
-//!    each. Errors before anything is done are a [`refusal`].
+//! 2. [`plan`] looks the name up in the [`table`] and checks the arguments; `strings`,
+//!    `expiry`, `keyspace`, [`connection`], `describe` and `configuration` know one family
+//!    of commands each. Errors before anything is done are a `refusal`.
 //! 3. Writes come back as outcomes that a [`reply::Shape`] renders, reads as entries that a
 //!    [`read::KeyRead`] renders.
 //! 4. [`session`] is what a connection remembers, [`cursor`] what a node remembers of scans.

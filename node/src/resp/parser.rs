@@ -1,7 +1,7 @@
 //! The request parser: bytes of a connection in, arguments out.
 //!
-//! A request is a *multibulk* (`*2\r\n$3\r\nGET\r\n$1\r\nk\r\n`) or an *inline* line. The parser works
-//! on a slice that starts at the first byte of a request and holds whatever has arrived:
+//! A request is a *multibulk* (`*2\r\n$3\r\nGET\r\n$1\r\nk\r\n`) or an *inline* line. The parser
+//! works on a slice that starts at the first byte of a request and holds whatever has arrived:
 //!
 //! 1. `parse(input)` answers [`Progress::Request`] with the arguments and the number of bytes used,
 //!    [`Progress::Blank`] for an empty line (skip it), or [`Progress::Incomplete`].

@@ -15,9 +15,9 @@
 //! so that TTL answers what was asked for and everyone who replays the log sees one instant.
 //!
 //! Replies have to leave in the order of the commands while writes and reads take their time. So
-//! a plan carries what its reply needs ([`Form`]: version and whether it is muted) by value: a later HELLO cannot
-//! change how an earlier command is answered. A caller with replies outstanding gives `plan` another
-//! vector than the connection's output, and appends it when its turn comes.
+//! a plan carries what its reply needs ([`Form`]: version and whether it is muted) by value: a
+//! later HELLO cannot change how an earlier command is answered. A caller with replies outstanding
+//! gives `plan` another vector than the connection's output, and appends it when its turn comes.
 //!
 //! Refused commands leave no trace: the sink is rolled back, and nothing but the error is appended.
 

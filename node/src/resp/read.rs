@@ -1,8 +1,8 @@
 //! Reads: what a command wants to know of keys, and how what was found becomes a reply.
 //!
-//! A [`Read`] says which keys, a [`KeyRead`] what of each. Whoever owns a key looks its entry up and
-//! lets the key read render it: the same bytes whether that happens on the connection's core or is
-//! sent there from another. A `KeyRead` owns nothing and fits into a message.
+//! A [`Read`] says which keys, a [`KeyRead`] what of each. Whoever owns a key looks its entry up
+//! and lets the key read render it: the same bytes whether that happens on the connection's core or
+//! is sent there from another. A `KeyRead` owns nothing and fits into a message.
 //!
 //! - one key: look up, [`KeyRead::append`];
 //! - several ([`Read::Many`]): [`Combine::Values`] is the array's head and then each key's value,

@@ -1,8 +1,8 @@
 //! From outcomes of operations to the reply of the command that asked for them.
 //!
 //! An outcome says what happened in the few types that all protocols share ([`wire::Value`]); a
-//! [`Shape`] says how the command that caused it is answered: DEL adds up, SETNX answers 0 or 1, SET
-//! with NX answers null where SETNX answers 0. A shape is one byte that the connection keeps
+//! [`Shape`] says how the command that caused it is answered: DEL adds up, SETNX answers 0 or 1,
+//! SET with NX answers null where SETNX answers 0. A shape is one byte that the connection keeps
 //! with its request while that is on its way.
 
 use wire::{ErrorCode, Outcome, Value};

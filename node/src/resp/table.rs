@@ -3,7 +3,7 @@
 //!
 //! The rows say what `COMMAND INFO` and `COMMAND DOCS` report, in the words of Redis 7, so that
 //! clients that ask find what they know. Categories and key specifications of that report follow
-//! from the flags (see [`super::describe`]).
+//! from the flags (see `describe`).
 //!
 //! **Look-up.** A name is at most eleven letters, so a request's name, zero-padded, is one 128-bit
 //! number, and setting bit 5 of every byte makes it lower case: exactly the letters map to lower

@@ -41,6 +41,10 @@ fn tiny() -> Limits {
     Limits { bulk_max: 40, arguments_max: 5, line_max: 60, request_max: 100 }
 }
 
+fn names() -> Vec<&'static str> {
+    node::resp::table::COMMANDS.iter().map(|command| command.name).collect()
+}
+
 /// Bytes that are nearly requests.
 fn nearly_requests() -> impl Strategy<Value = Vec<u8>> {
     let part = prop_oneof![
@@ -58,7 +62,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn cuts_change_nothing(bytes in nearly_requests(), cuts in prop::collection::vec(1usize..9, 1..9)) {
+    fn cuts_change_nothing(
+        bytes in nearly_requests(),
+        cuts in prop::collection::vec(1usize..9, 1..9),
+    ) {
         for limits in [tiny(), Limits::for_prepare(1 << 20)] {
             let whole = parse_in_pieces(limits, std::iter::once(&bytes[..]));
             prop_assert_eq!(&parse_in_pieces(limits, bytes.chunks(1)), &whole);
@@ -77,7 +84,7 @@ proptest! {
 
     #[test]
     fn commands_of_any_words_are_answered(
-        name in prop::sample::select(node::resp::table::COMMANDS.iter().map(|c| c.name).collect::<Vec<_>>()),
+        name in prop::sample::select(names()),
         words in prop::collection::vec(prop_oneof![
             prop::collection::vec(any::<u8>(), 0..6),
             "[0-9-]{0,20}".prop_map(String::into_bytes),

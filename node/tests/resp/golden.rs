@@ -1,7 +1,7 @@
 //! Commands and the replies that they must have, recorded from Redis 7.0.15 where it has one.
 //!
-//! The table is `golden.txt`: a line `> words` is a command in the syntax of redis-cli's quotes, the
-//! line below it the reply with its line ends written as spaces. `# now +MS` moves log time.
+//! The table is `golden.txt`: a line `> words` is a command in the syntax of redis-cli's quotes,
+//! the line below it the reply with its line ends written as spaces. `# now +MS` moves log time.
 
 use crate::driver::Driver;
 
