@@ -13,9 +13,10 @@
 //!    ahead.
 //! 3. The bar ends with a group once any memtable is due, once the bar's share of the log is
 //!    used up, or with the pulse that makes its progress whole.
-//! 4. At a bar's end a checkpoint is due when the log could not hold two more bars. Its op is the
-//!    last op of the bar before (the newest that is flushed in full), so it must be above the last
-//!    checkpoint's. What it releases becomes free at F(C): the end of the bar after.
+//! 4. At a bar's end a checkpoint is due when the log could not hold two more bars, and after
+//!    four bars without one, so that released blocks come free. Its op is the last op of the bar
+//!    before (the newest that is flushed in full), so it must be above the last checkpoint's. What
+//!    it releases becomes free at F(C): the end of the bar after.
 //!
 //! *Progress* is the share of the bar that is over, in parts of [`Progress::WHOLE`]: each shard
 //! keeps the share it has paid of its jobs at or above it. It is the larger of memtable fill (the
@@ -36,6 +37,11 @@ pub const GROUP_OPS: u32 = 16;
 /// A group's bytes are this part of a bar's.
 const GROUPS_PER_BAR: u64 = 16;
 const _: () = assert!((1_u32 << 16).is_multiple_of(PULSES_PER_BAR));
+/// Bars after which a checkpoint is due whatever the log holds.
+const CHECKPOINT_BARS_MAX: u32 = 4;
+/// Bars that may pass between the release of a block and its being free, at most: until a checkpoint
+/// is triggered, and one more.
+pub const BARS_UNTIL_FREE: u32 = CHECKPOINT_BARS_MAX + 2;
 /// Pulses that end a bar on their own.
 pub const PULSES_PER_BAR: u32 = 32;
 
@@ -199,6 +205,8 @@ pub struct Schedule {
     log_bytes: u64,
     /// Op of the newest checkpoint, triggered or durable.
     checkpoint_op: u64,
+    /// Bars ended beyond the newest checkpoint's op.
+    checkpoint_bars: u32,
     pending: Option<Pending>,
     /// Last op of the bar before: the newest op that is flushed in full when this bar ends.
     previous_bar_end: u64,
@@ -246,6 +254,7 @@ impl Schedule {
             op: checkpoint_op,
             log_bytes: 0,
             checkpoint_op,
+            checkpoint_bars: 0,
             pending,
             previous_bar_end: checkpoint_op,
             bar: Bar::default(),
@@ -337,10 +346,13 @@ impl Schedule {
         }
         // Two more bars may pass before a checkpoint triggered at the next bar's end is durable.
         let ahead = 2 * self.limits.bar_log_bytes() + self.limits.slack();
-        let full = self.log_bytes + ahead > self.limits.log_bytes_max;
+        self.checkpoint_bars += 1;
+        let due = self.log_bytes + ahead > self.limits.log_bytes_max
+            || self.checkpoint_bars > CHECKPOINT_BARS_MAX;
         let newer = self.previous_bar_end > self.checkpoint_op;
-        let checkpoint = (full && newer).then_some(self.previous_bar_end);
+        let checkpoint = (due && newer).then_some(self.previous_bar_end);
         if let Some(checkpoint_op) = checkpoint {
+            self.checkpoint_bars = 1;
             assert!(self.pending.is_none(), "one checkpoint at a time");
             self.checkpoint_op = checkpoint_op;
             self.log_bytes = self.bar.log_bytes;

@@ -54,6 +54,11 @@ pub struct Config {
     pub levels: u8,
     /// Size of a level over the size of the level above it.
     pub growth_factor: u32,
+    /// Runs of level 0 that make their merge into level 1 due.
+    pub level0_runs_max: u32,
+    /// How far back superseded versions are kept beside those of the current and the previous bar,
+    /// in nanoseconds of log time.
+    pub history_window: u64,
     /// Value blocks of a table at most; a table also ends when its index block is full.
     pub table_value_blocks_max: u32,
     /// Keys between two restart points of a page.
@@ -122,6 +127,8 @@ impl Config {
             value_size_max: (1 << 20) - (4 << 10),
             levels: LEVELS_MAX as u8,
             growth_factor: 8,
+            level0_runs_max: 4,
+            history_window: 0,
             table_value_blocks_max: 40,
             restart_interval: 16,
             compression: [Compression::None; LEVELS_MAX],
@@ -147,6 +154,8 @@ impl Config {
             value_size_max: 16 << 10,
             levels: 4,
             growth_factor: 2,
+            level0_runs_max: 2,
+            history_window: 0,
             table_value_blocks_max: 3,
             restart_interval: 4,
             compression: [
@@ -207,7 +216,10 @@ impl Config {
             * crate::overflow::BLOCK_REFERENCE_SIZE
             + crate::overflow::REFERENCE_HEADER_SIZE;
         range("overflow references", references as u64, 0, block / 4)?;
-        range("levels", u64::from(self.levels), 1, LEVELS_MAX as u64)?;
+        // Level 0 overlaps itself, so there is one below it.
+        range("levels", u64::from(self.levels), 2, LEVELS_MAX as u64)?;
+        // A merge holds two blocks of each of its inputs.
+        range("level0_runs_max", u64::from(self.level0_runs_max), 1, 6)?;
         range("growth_factor", u64::from(self.growth_factor), 2, 64)?;
         range("table_value_blocks_max", u64::from(self.table_value_blocks_max), 1, 65_535)?;
         range("restart_interval", u64::from(self.restart_interval), 1, 256)?;

@@ -5,6 +5,10 @@
 //! deadline, so a pulse that finds a due entry compares it with the object before deleting that.
 //! Either way the due entry itself is deleted.
 
+use crate::key::Range;
+use crate::scan::{Loaded, Scan, ScanRead};
+use crate::tree::Tree;
+
 /// Bytes in front of the object's key.
 const DEADLINE_SIZE: usize = 8;
 
@@ -29,4 +33,34 @@ pub struct Due {
     pub deadline: u64,
     /// Its encoded key.
     pub key: Vec<u8>,
+}
+
+/// A walk over the deadlines that have passed; see [`crate::forest::Forest::due_step`].
+#[derive(Debug)]
+pub struct DueScan {
+    pub(crate) scan: Scan,
+    pub(crate) now: u64,
+}
+
+impl DueScan {
+    /// Takes what a read that this walk asked for has brought.
+    pub fn supply(&mut self, loaded: Loaded) {
+        self.scan.supply(loaded);
+    }
+
+    pub(crate) fn new(now: u64) -> DueScan {
+        let all = Range { lower: Vec::new(), upper: None };
+        DueScan { scan: Scan::new(Tree::Expiry, all, u64::MAX), now }
+    }
+}
+
+/// Why a step of a [`DueScan`] ended.
+#[derive(Debug)]
+pub enum DueStep {
+    /// No other deadline has passed.
+    Finished,
+    /// There may be more: step again.
+    More,
+    /// Await this, give the result to the scan, and step again.
+    NeedsRead(ScanRead),
 }

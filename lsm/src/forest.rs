@@ -2,119 +2,280 @@
 //!
 //! The shard's loop owns the forest and is the only one to change it: `put`, `delete` and the ends
 //! of beats and bars are plain calls on `&mut Forest`. What has to wait for the disk leaves the
-//! forest first, as a plan that owns everything it needs: [`Read`], and awaits on its own. No
-//! borrow of the forest lives across an await.
+//! forest first, as a value that owns everything it needs ([`Read`], [`crate::scan::ScanRead`],
+//! [`Checkpoint`], the jobs of a bar), and waits on its own. No borrow of the forest lives across
+//! an await.
 //!
-//! A read is tried in memory first ([`Forest::get_cached`]): mutable memtable, immutable memtable,
-//! then level by level through cached index blocks and pages. The value is handed to a closure as
-//! a slice of where it lies; nothing is copied or allocated. When something is not in memory the
-//! caller gets a [`Read`] to await; if compaction moved what it was reading meanwhile it says so
-//! ([`LookupError::Moved`]), and the caller starts again.
+//! **Reading.** A lookup is tried in memory first ([`Forest::get_cached`]) and hands the entry to a
+//! closure where it lies: nothing is copied or allocated. See [`crate::lookup`], [`crate::scan`].
+//! Every write carries a version, strictly increasing over the shard; a reader names the newest it
+//! wants to see. Below [`Forest::snapshot_min`] superseded versions may be gone.
 //!
-//! Versions: every write carries one, strictly increasing over the shard. A reader names the newest
-//! it wants to see; below [`Forest::snapshot_min`] superseded versions may be gone.
+//! **Beats and bars.** The owner drives them as [`crate::bar::Schedule`] says:
+//!
+//! 1. after applying an op: [`Forest::beat`] with the bar's progress, then await [`Forest::paced`];
+//! 2. at a bar's end: await [`Forest::bar_done`], and, where blocks of a checkpoint become free, that
+//!    this checkpoint is durable; then [`Forest::bar_end`]. It makes the bar's changes, swaps the
+//!    memtables, takes a checkpoint if one is due, and starts the next bar's jobs, in this order:
+//!    so a checkpoint's addresses are drawn before those of the bar that runs beside it, on every
+//!    replica and in every replay;
+//! 3. a [`Checkpoint`] is awaited beside everything else; the root it gives goes into the
+//!    superblock, whose durability is what makes it a checkpoint.
+//!
+//! **Replay.** A checkpoint taken at the end of bar k holds the tables after bar k's jobs, which
+//! flushed bar k−1; its op is the last of bar k−1. A forest opened from it therefore starts with bar
+//! k's ops and empty memtables, and has no jobs until bar k ends: their effect is there already.
+//!
+//! **Faults.** A job that meets a corrupt block changes nothing, and its table is quarantined
+//! ([`Forest::faults`]); reads that need the block fail by name.
 
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::rc::Rc;
+
+use thiserror::Error;
+
+use crate::bar::{BarEnd, Progress};
+use crate::block::{BlockAddress, BlockFault};
+use crate::checkpoint::{Checkpoint, OpenError, Root, RootState};
+use crate::compaction::budget::Budget;
+use crate::compaction::job::{self, Context, Corrupt, Outcome};
+use crate::compaction::plan::{self, Setting};
+use crate::config::Config;
 use crate::entry::{DEADLINE_NONE, EntryRef, Payload};
-use crate::expiry;
+use crate::expiry::{self, Due, DueScan, DueStep};
+use crate::grid::Grid;
+use crate::lookup;
+pub use crate::lookup::{CorruptRead, Lookup, LookupError, OwnedEntry, Read, Want};
+use crate::manifest::{Change, Manifest};
+use crate::manifest_log::ManifestLog;
+use crate::merge::Generations;
+use crate::scan::{self, Scan, ScanStep, View};
+use crate::table::TableInfo;
 use crate::tree::{Memtables, Tree};
 
-/// What a shard's forest is set up with.
+/// Settings of a forest that are not the grid's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// What each memtable can hold, in accounted bytes; see
+    /// What each memtable can hold, in accounted bytes; format-time, see
     /// [`crate::bar::Limits::memtable_bytes_needed`].
     pub memtable_bytes_max: u64,
 }
 
-/// What a lookup needs of the value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
-    /// All of it: a value in overflow blocks has to be read.
-    Value,
-    /// Only that it is there, its length, version and deadline: the payload may be a reference.
-    Metadata,
-}
-
-/// Outcome of a lookup in memory.
-#[derive(Debug)]
-pub enum Lookup<R> {
-    /// The key has a value at the snapshot; this is what the closure made of it.
-    Found(R),
-    /// The key has no value at the snapshot.
-    Absent,
-    /// Memory does not tell: await the plan.
-    NeedsRead(Read),
-}
-
-/// An entry that owns its bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnedEntry {
-    /// When it was written.
-    pub version: u64,
-    /// When it ends, or [`DEADLINE_NONE`].
-    pub deadline: u64,
-    /// Length of the value, also where the value itself was not wanted.
-    pub value_len: u64,
-    /// The value, if it was wanted.
-    pub value: Vec<u8>,
-}
-
-/// Why a read gave no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum LookupError {
-    /// Compaction replaced what was being read: look the key up again.
-    #[error("the tables changed under the read")]
-    Moved,
-}
-
-/// A lookup that has to wait for the disk. It owns all it needs.
-#[derive(Debug)]
-pub struct Read {
-    key: Box<[u8]>,
-    version_max: u64,
-}
-
-impl Read {
-    /// Finds the newest version up to the snapshot in the tables; none if the key has no value.
-    pub async fn run(self) -> Result<Option<OwnedEntry>, LookupError> {
-        let _ = (self.key, self.version_max);
-        Ok(None)
+impl Options {
+    /// A memtable that must hold this much.
+    #[must_use]
+    pub fn standard(memtable_bytes_max: u64) -> Options {
+        Options { memtable_bytes_max }
     }
+}
+
+/// Why a bar could not end.
+#[derive(Debug, Error)]
+pub enum BarError {
+    /// The grid has no room for what has to be written. Admission by [`Forest::space`] keeps this
+    /// from happening.
+    #[error("the grid is full: {needed} blocks needed for {what}, {free} are free")]
+    Full {
+        /// What has to be written.
+        what: &'static str,
+        /// Blocks it needs.
+        needed: u64,
+        /// Blocks there are.
+        free: u64,
+    },
+}
+
+/// What the grid's free space still allows; see [`Forest::space`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Blocks that can be acquired.
+    pub free: u64,
+    /// R: what flushes, jobs and checkpoints may take before blocks come free again.
+    pub reserve: u64,
+}
+
+impl Space {
+    /// Whether writes that add data are to be accepted.
+    #[must_use]
+    pub fn allows_puts(&self) -> bool {
+        self.free > self.reserve.saturating_mul(2)
+    }
+
+    /// Whether deletes are to be accepted.
+    #[must_use]
+    pub fn allows_deletes(&self) -> bool {
+        self.free > self.reserve
+    }
+}
+
+/// What a forest has done since it was opened, and what it owes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Bars ended.
+    pub bars: u64,
+    /// Jobs whose effects were applied.
+    pub jobs: u64,
+    /// Blocks that those jobs wrote.
+    pub blocks_written: u64,
+    /// Work of the bar under way, in input blocks.
+    pub work: u64,
+    /// Part of that work that is paid for and not done.
+    pub debt: u64,
+}
+
+/// A table that compaction leaves alone because a block of it is corrupt.
+#[derive(Clone, Debug)]
+pub struct Quarantined {
+    /// The table.
+    pub table: Rc<TableInfo>,
+    /// The block.
+    pub block: BlockAddress,
+    /// What is wrong with it.
+    pub fault: BlockFault,
+}
+
+/// Work that is waiting, for the owner to decide whether an idle log needs a pulse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// The bar's jobs are not all paid for.
+    pub jobs: bool,
+    /// No deadline before this one is in the expiry tree; none if it is empty. May be too early.
+    pub deadline: Option<u64>,
+}
+
+/// One tree: memtables above, tables below.
+pub(crate) struct TreeState {
+    pub(crate) memtables: Memtables,
+    pub(crate) manifest: Manifest,
+}
+
+/// The bar's jobs at work.
+struct Running {
+    budget: Rc<Budget>,
+    task: ioring::Task<Vec<Outcome>>,
+    horizon: u64,
 }
 
 /// All trees of a shard; see the module.
 pub struct Forest {
-    trees: [Memtables; Tree::ALL.len()],
+    grid: Option<Rc<Grid>>,
+    pub(crate) config: Rc<Config>,
+    options: Options,
+    pub(crate) trees: Vec<TreeState>,
+    pub(crate) manifest_log: ManifestLog,
+    running: Option<Running>,
+    /// Bars ended since the open: what a reader began in one may be moved in a later one.
+    epoch: Rc<Cell<u64>>,
     version: u64,
+    /// The newest version when this bar began, and when the one before began.
+    version_bar: u64,
+    snapshot_min: u64,
+    generations: Generations,
+    /// Index addresses of tables with a corrupt block, and what was found.
+    quarantined: BTreeSet<u64>,
+    faults: Vec<Quarantined>,
+    /// The blocks of the newest checkpoint beside tables and manifest: released by the next one.
+    pub(crate) root_blocks: Vec<BlockAddress>,
+    /// No deadline in the expiry tree is before this one; the same for those put since the walk
+    /// over due deadlines that is under way began.
+    deadline_min: u64,
+    deadline_min_new: u64,
+    stats: Stats,
     /// Scratch for the expiry tree's keys.
     expiry_key: Vec<u8>,
 }
 
 impl Forest {
-    /// A forest without tables.
+    /// Opens a forest from a checkpoint's root, or an empty one, and gives back the `extra` bytes
+    /// that the checkpoint was given.
+    ///
+    /// # Errors
+    ///
+    /// A block of the checkpoint is corrupt.
+    pub async fn open(
+        grid: Rc<Grid>,
+        root: Option<&Root>,
+        options: Options,
+    ) -> Result<(Forest, Vec<u8>), OpenError> {
+        let mut forest = Forest::empty(grid.config().clone(), options);
+        forest.grid = Some(Rc::clone(&grid));
+        let Some(root) = root else { return Ok((forest, Vec::new())) };
+        let state = RootState::read(&grid, root).await?;
+        grid.install_free_set(state.free_set);
+        let log = ManifestLog::open(&grid, &state.manifest).await;
+        forest.manifest_log = log.map_err(OpenError::Manifest)?;
+        for (level, table) in forest.manifest_log.tables() {
+            let tree = Tree::from_id(table.tree).ok_or(OpenError::UnknownTree(table.tree))?;
+            forest.trees[tree.index()].manifest.insert(level, Rc::clone(table));
+        }
+        forest.version = state.version;
+        forest.version_bar = state.version;
+        forest.snapshot_min = state.snapshot_min;
+        forest.root_blocks = state.blocks;
+        // Deadlines in the tables are not known before the first walk.
+        forest.deadline_min = 0;
+        Ok((forest, state.extra))
+    }
+
+    /// A forest that has no grid: its bars do not end.
     #[must_use]
     pub fn new(options: &Options) -> Forest {
-        let bytes_max =
-            usize::try_from(options.memtable_bytes_max).expect("a memtable fits memory");
+        let unbounded = Config { value_size_max: u32::MAX, ..Config::standard() };
+        Forest::empty(unbounded, *options)
+    }
+
+    /// The grid.
+    pub(crate) fn grid(&self) -> &Rc<Grid> {
+        self.grid.as_ref().expect("a forest whose bars end has a grid")
+    }
+
+    fn empty(config: Config, options: Options) -> Forest {
+        let config = Rc::new(config);
+        let bytes_max = usize::try_from(options.memtable_bytes_max);
+        let bytes_max = bytes_max.expect("a memtable fits memory");
+        let trees = Tree::ALL.map(|_| TreeState {
+            memtables: Memtables::new(bytes_max),
+            manifest: Manifest::new(config.levels),
+        });
         Forest {
-            trees: Tree::ALL.map(|_| Memtables::new(bytes_max)),
+            grid: None,
+            manifest_log: ManifestLog::new(&config),
+            config,
+            options,
+            trees: trees.into(),
+            running: None,
+            epoch: Rc::new(Cell::new(0)),
             version: 0,
+            version_bar: 0,
+            snapshot_min: 0,
+            generations: Generations::default(),
+            quarantined: BTreeSet::new(),
+            faults: Vec::new(),
+            root_blocks: Vec::new(),
+            deadline_min: u64::MAX,
+            deadline_min_new: u64::MAX,
+            stats: Stats::default(),
             expiry_key: Vec::new(),
         }
     }
+
+    // ---- writes ----
 
     /// Writes a value. A deadline other than [`DEADLINE_NONE`] is noted in the expiry tree too.
     ///
     /// `version` is above every version written before.
     pub fn put(&mut self, key: &[u8], version: u64, value: &[u8], deadline: u64) {
+        assert!(key.len() <= self.config.key_size_max as usize, "key of {} bytes", key.len());
+        assert!(value.len() <= self.config.value_size_max as usize, "value of {}", value.len());
         self.advance(version);
         let payload = Payload::Inline(value);
-        self.trees[Tree::Objects.index()].put(&EntryRef { key, version, deadline, payload });
+        self.write(Tree::Objects, &EntryRef { key, version, deadline, payload });
         if deadline != DEADLINE_NONE {
-            expiry::encode_into(&mut self.expiry_key, deadline, key);
-            let payload = Payload::Inline(&[]);
-            let entry = EntryRef { key: &self.expiry_key, version, deadline, payload };
-            self.trees[Tree::Expiry.index()].put(&entry);
+            self.deadline_min = self.deadline_min.min(deadline);
+            self.deadline_min_new = self.deadline_min_new.min(deadline);
+            self.write_expiry(deadline, key, version, Payload::Inline(&[]));
         }
     }
 
@@ -122,17 +283,38 @@ impl Forest {
     pub fn delete(&mut self, key: &[u8], version: u64) {
         self.advance(version);
         let (deadline, payload) = (DEADLINE_NONE, Payload::Tombstone);
-        self.trees[Tree::Objects.index()].put(&EntryRef { key, version, deadline, payload });
+        self.write(Tree::Objects, &EntryRef { key, version, deadline, payload });
     }
 
     /// Deletes an entry of the expiry tree that a pulse has dealt with.
-    pub fn delete_due(&mut self, due: &expiry::Due, version: u64) {
-        self.version = self.version.max(version);
-        expiry::encode_into(&mut self.expiry_key, due.deadline, &due.key);
-        let (deadline, payload) = (DEADLINE_NONE, Payload::Tombstone);
-        let entry = EntryRef { key: &self.expiry_key, version, deadline, payload };
-        self.trees[Tree::Expiry.index()].put(&entry);
+    pub fn delete_due(&mut self, due: &Due, version: u64) {
+        assert!(version >= self.version, "versions grow: {version} after {}", self.version);
+        self.version = version;
+        self.write_expiry(due.deadline, &due.key, version, Payload::Tombstone);
     }
+
+    /// From `version` on, only this generation of a table is alive: compaction drops older ones.
+    pub fn set_generation(&mut self, table: u32, generation: u32, version: u64) {
+        self.generations.set(table, generation, version);
+    }
+
+    fn write(&mut self, tree: Tree, entry: &EntryRef<'_>) {
+        self.trees[tree.index()].memtables.put(&self.config, entry);
+    }
+
+    fn write_expiry(&mut self, deadline: u64, key: &[u8], version: u64, payload: Payload<'_>) {
+        let mut expiry_key = std::mem::take(&mut self.expiry_key);
+        expiry::encode_into(&mut expiry_key, deadline, key);
+        self.write(Tree::Expiry, &EntryRef { key: &expiry_key, version, deadline, payload });
+        self.expiry_key = expiry_key;
+    }
+
+    fn advance(&mut self, version: u64) {
+        assert!(version > self.version, "versions grow: {version} after {}", self.version);
+        self.version = version;
+    }
+
+    // ---- reads ----
 
     /// Looks a key up in memory: the newest version not above `version_max`. `found` gets the entry
     /// where it lies; it is never a tombstone. Whether its deadline has passed is the caller's to
@@ -143,25 +325,289 @@ impl Forest {
         tree: Tree,
         key: &[u8],
         version_max: u64,
-        _want: Want,
+        want: Want,
         found: impl FnOnce(&EntryRef<'_>) -> R,
     ) -> Lookup<R> {
-        match self.trees[tree.index()].get(key, version_max) {
+        let state = &self.trees[tree.index()];
+        match state.memtables.get(key, version_max) {
             Some(entry) if entry.payload.is_tombstone() => Lookup::Absent,
             Some(entry) => Lookup::Found(found(&entry)),
-            None => Lookup::Absent,
+            None => {
+                let reader = || self.reader(tree);
+                let Some(grid) = &self.grid else { return Lookup::Absent };
+                let wanted = (key, version_max, want);
+                lookup::tables(reader, grid, &state.manifest, wanted, found)
+            }
         }
     }
+
+    /// Does one bounded step of a scan: at most about `limit` entries are looked at. `emit` gets the
+    /// newest version of each live key; a large value as a reference.
+    pub fn scan_step(
+        &self,
+        scan: &mut Scan,
+        limit: usize,
+        emit: impl FnMut(&EntryRef<'_>) -> ControlFlow<()>,
+    ) -> ScanStep {
+        let tree = scan.tree;
+        let state = &self.trees[tree.index()];
+        let view = View {
+            grid: self.grid.as_deref(),
+            memtables: &state.memtables,
+            manifest: &state.manifest,
+            epoch: self.epoch.get(),
+        };
+        scan::step(scan, &view, &|| self.reader(tree), limit, emit)
+    }
+
+    /// A walk over the objects whose deadline is at most `now`, in the order of deadlines. One at a
+    /// time.
+    #[must_use]
+    pub fn due(&mut self, now: u64) -> DueScan {
+        self.deadline_min_new = u64::MAX;
+        DueScan::new(now)
+    }
+
+    /// Does one step of that walk: appends what it finds until `out` has `limit`.
+    ///
+    /// For each: if the object's current deadline is the one found, [`Forest::delete`] it; in any
+    /// case [`Forest::delete_due`].
+    pub fn due_step(&mut self, due: &mut DueScan, limit: usize, out: &mut Vec<Due>) -> DueStep {
+        let now = due.now;
+        let mut next = None;
+        let step = self.scan_step(&mut due.scan, 4 * limit, |entry| {
+            let (deadline, key) = expiry::decode(entry.key).expect("expiry keys have a deadline");
+            if deadline > now {
+                next = Some(deadline);
+                return ControlFlow::Break(());
+            }
+            out.push(Due { deadline, key: key.to_vec() });
+            if out.len() >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        match (step, next) {
+            (ScanStep::NeedsRead(read), _) => DueStep::NeedsRead(read),
+            (ScanStep::More, None) => DueStep::More,
+            (ScanStep::Done, _) | (ScanStep::More, Some(_)) => {
+                let first = out.first().map(|due| due.deadline).or(next).unwrap_or(u64::MAX);
+                self.deadline_min = self.deadline_min_new.min(first);
+                DueStep::Finished
+            }
+        }
+    }
+
+    /// The oldest snapshot that can be read.
+    #[must_use]
+    pub fn snapshot_min(&self) -> u64 {
+        self.snapshot_min
+    }
+
+    /// The newest version written.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(crate) fn reader(&self, tree: Tree) -> lookup::Reader {
+        lookup::Reader::new(self.grid(), tree, &self.epoch)
+    }
+
+    // ---- beats and bars ----
 
     /// Accounted bytes in the fullest mutable memtable: what the bar's schedule wants reported.
     #[must_use]
     pub fn memtable_bytes(&self) -> u64 {
-        let largest = self.trees.iter().map(|tree| tree.mutable().bytes()).max().unwrap_or(0);
-        largest as u64
+        let bytes = self.trees.iter().map(|tree| tree.memtables.mutable().bytes());
+        bytes.max().unwrap_or(0) as u64
     }
 
-    fn advance(&mut self, version: u64) {
-        assert!(version > self.version, "versions grow: {version} after {}", self.version);
-        self.version = version;
+    /// Pays for the bar's jobs up to its progress.
+    pub fn beat(&mut self, progress: Progress) {
+        if let Some(running) = &self.running {
+            running.budget.raise(progress.share_of(running.budget.total()));
+        }
+    }
+
+    /// Waits until the jobs are not too far behind what the beats have paid for.
+    pub fn paced(&self) -> impl Future<Output = ()> + 'static {
+        let budget = self.running.as_ref().map(|running| Rc::clone(&running.budget));
+        async move {
+            if let Some(budget) = budget {
+                budget.within(budget.total() / DEBT_SHARE + DEBT_BLOCKS).await;
+            }
+        }
+    }
+
+    /// Pays for all that is left of the bar's jobs and waits until they are done.
+    pub fn bar_done(&self) -> impl Future<Output = ()> + 'static {
+        let budget = self.running.as_ref().map(|running| Rc::clone(&running.budget));
+        async move {
+            if let Some(budget) = budget {
+                budget.raise(budget.total());
+                budget.finished().await;
+            }
+        }
+    }
+
+    /// Ends the bar: see the module. If `end` says that a checkpoint is due it is taken, with
+    /// `extra` kept in it: what the owner has to remember as of the checkpoint's op, which is the
+    /// last op of the bar before this one.
+    ///
+    /// # Panics
+    ///
+    /// If the bar's jobs are not done ([`Forest::bar_done`]).
+    ///
+    /// # Errors
+    ///
+    /// The grid is full; the process cannot go on.
+    pub fn bar_end(&mut self, end: &BarEnd, extra: &[u8]) -> Result<Option<Checkpoint>, BarError> {
+        self.epoch.set(self.epoch.get() + 1);
+        self.stats.bars += 1;
+        if let Some(running) = self.running.take() {
+            assert!(running.budget.is_finished(), "a bar ends when its jobs are done");
+            let outcomes = running.task.try_take().expect("the jobs' task ends with them");
+            for outcome in outcomes {
+                self.apply(outcome);
+            }
+            self.snapshot_min = running.horizon;
+        }
+        if end.free.is_some() {
+            self.grid().checkpoint_free();
+        }
+        for tree in &mut self.trees {
+            tree.memtables.swap();
+        }
+        let checkpoint = match end.checkpoint {
+            Some(op) => Some(self.checkpoint(op, end.op, extra)?),
+            None => None,
+        };
+        self.version_bar = self.version;
+        self.start_bar(end.op)?;
+        Ok(checkpoint)
+    }
+
+    fn apply(&mut self, outcome: Outcome) {
+        self.stats.jobs += u64::from(outcome.corrupt.is_none());
+        self.stats.blocks_written += outcome.blocks_written;
+        let manifest = &mut self.trees[outcome.tree.index()].manifest;
+        for change in &outcome.changes {
+            manifest.apply(change);
+            match change {
+                Change::Insert(level, table) | Change::Move(_, level, table) => {
+                    self.manifest_log.insert(*level, Rc::clone(table));
+                }
+                Change::Remove(_, table) => self.manifest_log.remove(table),
+            }
+        }
+        for address in outcome.released {
+            self.grid().release(address);
+        }
+        self.grid().forfeit(outcome.reservation);
+        if let Some(Corrupt { table, block, fault }) = outcome.corrupt {
+            let address = table.index.address;
+            tracing::error!(table = %address, %block, %fault, "quarantined a corrupt table");
+            if self.quarantined.insert(plan::key(table.index)) {
+                self.faults.push(Quarantined { table, block, fault });
+            }
+        }
+    }
+
+    fn start_bar(&mut self, op: u64) -> Result<(), BarError> {
+        let mut jobs = Vec::new();
+        let setting = Setting {
+            config: &self.config,
+            level0_runs_max: self.config.level0_runs_max as usize,
+            quarantined: &self.quarantined,
+        };
+        for tree in Tree::ALL {
+            let state = &self.trees[tree.index()];
+            let planned = plan::bar(&setting, tree, state.memtables.immutable(), &state.manifest);
+            for job in planned {
+                let needed = job.blocks_max(&self.config, state.memtables.overflow_blocks());
+                match self.grid().reserve(needed) {
+                    Some(reservation) => jobs.push((job, reservation)),
+                    // Without room a merge waits for a later bar; a flush cannot.
+                    None if job.is_flush() => {
+                        let free = self.grid().space().free();
+                        return Err(BarError::Full { what: "a memtable's flush", needed, free });
+                    }
+                    None => {}
+                }
+            }
+        }
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        let work = jobs.iter().map(|(job, _)| job.work(&self.config)).sum();
+        let budget = Budget::new(work);
+        let horizon = self.horizon();
+        let context = Context {
+            grid: Rc::clone(self.grid()),
+            budget: Rc::clone(&budget),
+            config: Rc::clone(&self.config),
+            op,
+            horizon,
+            generations: self.generations.as_of(horizon),
+        };
+        let jobs = job::run_all(context, jobs);
+        let task = ioring::spawn(ioring::Queue::Background, "compaction", jobs);
+        self.running = Some(Running { budget, task, horizon });
+        Ok(())
+    }
+
+    /// The version below which the jobs of the bar that starts now drop superseded versions.
+    fn horizon(&self) -> u64 {
+        let kept = self.version_bar.saturating_sub(self.config.history_window);
+        kept.max(self.snapshot_min)
+    }
+
+    /// What an idle log should be woken for.
+    #[must_use]
+    pub fn pending(&self) -> Pending {
+        let jobs = self.running.as_ref().is_some_and(|running| !running.budget.is_finished());
+        let deadline = (self.deadline_min != u64::MAX).then_some(self.deadline_min);
+        Pending { jobs, deadline }
+    }
+
+    // ---- space, faults ----
+
+    /// The grid's free space against what may be needed before blocks come free again.
+    #[must_use]
+    pub fn space(&self) -> Space {
+        let mut reserve = 0;
+        for state in &self.trees {
+            let runs = self.config.level0_runs_max as usize;
+            let bar = plan::bar_blocks_max(&self.config, runs, &state.manifest);
+            let flush = plan::flush_blocks_max(&self.config, self.options.memtable_bytes_max);
+            reserve += 2 * flush + u64::from(crate::bar::BARS_UNTIL_FREE) * bar;
+        }
+        reserve += self.checkpoint_blocks_max();
+        Space { free: self.grid().space().free(), reserve }
+    }
+
+    /// What was done since the open, and what is owed.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let budget = self.running.as_ref().map(|running| &running.budget);
+        let (work, debt) = budget.map_or((0, 0), |budget| (budget.total(), budget.debt()));
+        Stats { work, debt, ..self.stats }
+    }
+
+    /// What jobs have found to be corrupt since the open.
+    #[must_use]
+    pub fn faults(&self) -> &[Quarantined] {
+        &self.faults
+    }
+
+    pub(crate) fn snapshot(&self) -> (u64, u64) {
+        (self.version_bar, self.snapshot_min)
     }
 }
+
+/// Debt beyond which applying waits: this part of the bar's work, and a few blocks.
+const DEBT_SHARE: u64 = 8;
+const DEBT_BLOCKS: u64 = 4;
+
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod tests;

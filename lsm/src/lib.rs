@@ -19,8 +19,14 @@
 //! ```text
 //! memtable        a bar's writes of one tree, in memory
 //! bar             when groups, bars and checkpoints end: a function of the log
+//! level, manifest which tables are live, and which to compact next
+//! merge           what a merge keeps of versions, tombstones and dead generations
+//! compaction      a bar's jobs: planned at its start, paid beat by beat, applied at its end
 //! tree, forest    the trees of a shard behind one face: put, delete, get, beat, bar, checkpoint
+//! lookup, scan    point and range reads, in memory or as plans that wait for the disk
 //! expiry          the tree of deadlines
+//! checkpoint      the durable root of a shard, and opening from it
+//! verify          reads every live block and reports what is wrong
 //! ```
 //!
 //! A point read goes `TableInfo` → `Grid::try_index` → `Index::find` → `Grid::try_page` →
@@ -78,6 +84,8 @@
 pub mod bar;
 pub mod block;
 pub mod cache;
+pub mod checkpoint;
+mod compaction;
 pub mod config;
 pub mod entry;
 pub mod expiry;
@@ -88,12 +96,18 @@ pub mod grid;
 pub mod index;
 pub mod inspect;
 pub mod key;
+mod level;
+pub mod lookup;
+mod manifest;
 pub mod manifest_log;
 pub mod memtable;
+mod merge;
 pub mod overflow;
 pub mod page;
+pub mod scan;
 pub mod table;
 pub mod tree;
+pub mod verify;
 
 #[cfg(test)]
 mod testing;

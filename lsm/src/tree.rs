@@ -11,6 +11,7 @@
 
 use std::rc::Rc;
 
+use crate::config::Config;
 use crate::entry::{EntryRef, TreeId};
 use crate::memtable::Memtable;
 
@@ -49,6 +50,9 @@ impl Tree {
 pub(crate) struct Memtables {
     mutable: Memtable,
     immutable: Rc<Memtable>,
+    /// Overflow blocks that the values in each will take when they are flushed.
+    mutable_overflow: u64,
+    immutable_overflow: u64,
 }
 
 impl Memtables {
@@ -56,6 +60,8 @@ impl Memtables {
         Memtables {
             mutable: Memtable::new(bytes_max),
             immutable: Rc::new(Memtable::new(bytes_max)),
+            mutable_overflow: 0,
+            immutable_overflow: 0,
         }
     }
 
@@ -67,7 +73,16 @@ impl Memtables {
         &self.immutable
     }
 
-    pub(crate) fn put(&mut self, entry: &EntryRef<'_>) {
+    /// Overflow blocks that the flush of the immutable memtable takes at most.
+    pub(crate) fn overflow_blocks(&self) -> u64 {
+        self.immutable_overflow
+    }
+
+    pub(crate) fn put(&mut self, config: &Config, entry: &EntryRef<'_>) {
+        let len = entry.payload.stored_len();
+        if len > config.inline_value_size_max() {
+            self.mutable_overflow += config.overflow_blocks(len) as u64;
+        }
         self.mutable.put(entry);
     }
 
@@ -83,5 +98,6 @@ impl Memtables {
             .expect("a flush gives its memtable back before the bar ends");
         flushed.reset();
         std::mem::swap(flushed, &mut self.mutable);
+        self.immutable_overflow = std::mem::take(&mut self.mutable_overflow);
     }
 }

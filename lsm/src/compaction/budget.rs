@@ -1,0 +1,101 @@
+//! What the beats have paid, and how far the jobs have got: the two counters between them.
+//!
+//! Work is counted in input blocks, over all jobs of a bar. A beat raises the *target*; the jobs
+//! take one unit before they read an input block ([`Budget::take`]) and wait while they have taken
+//! as many as the target allows. The *debt* is what the target is ahead of what was done: input read
+//! and merged. Whoever applies ops waits while the debt is above its bound ([`Budget::within`]), so
+//! a disk that does not keep up slows the log down instead of letting work pile up for the bar's
+//! end.
+//!
+//! The counters decide when work is done, never what: a job's output is a function of its plan.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use ioring::sync::Event;
+
+pub(crate) struct Budget {
+    total: u64,
+    target: Cell<u64>,
+    taken: Cell<u64>,
+    finished: Cell<bool>,
+    /// Raised target: jobs wait on it.
+    raised: Event,
+    /// Work done: the owner waits on it.
+    done: Event,
+}
+
+impl Budget {
+    /// The budget of a bar whose jobs have this much work in all.
+    pub(crate) fn new(total: u64) -> Rc<Budget> {
+        Rc::new(Budget {
+            total,
+            target: Cell::new(0),
+            taken: Cell::new(0),
+            finished: Cell::new(false),
+            raised: Event::new(),
+            done: Event::new(),
+        })
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Work that is paid for and not done.
+    pub(crate) fn debt(&self) -> u64 {
+        if self.finished.get() {
+            return 0;
+        }
+        self.target.get().saturating_sub(self.taken.get())
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished.get()
+    }
+
+    /// Lets the jobs go on to `target`, at most all.
+    pub(crate) fn raise(&self, target: u64) {
+        let target = target.min(self.total);
+        if target > self.target.get() {
+            self.target.set(target);
+            self.raised.notify();
+        }
+    }
+
+    /// Takes a unit of work, waiting until it is paid for.
+    pub(crate) async fn take(&self) {
+        while self.taken.get() >= self.target.get() {
+            assert!(self.taken.get() < self.total, "a job does more than was planned");
+            self.raised.wait().await;
+        }
+        self.taken.set(self.taken.get() + 1);
+        self.done.notify();
+    }
+
+    /// Counts everything up to `planned` as done: what a job that gave up left behind.
+    pub(crate) fn skip_to(&self, planned: u64) {
+        self.taken.set(self.taken.get().max(planned));
+        self.done.notify();
+    }
+
+    /// All jobs are done.
+    pub(crate) fn finish(&self) {
+        self.finished.set(true);
+        self.done.notify();
+    }
+
+    /// Waits until the debt is at most `bound`.
+    pub(crate) async fn within(&self, bound: u64) {
+        while self.debt() > bound {
+            self.done.wait().await;
+        }
+    }
+
+    /// Waits until all jobs are done.
+    pub(crate) async fn finished(&self) {
+        while !self.finished.get() {
+            self.done.wait().await;
+        }
+    }
+}

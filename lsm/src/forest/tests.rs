@@ -1,0 +1,226 @@
+//! The forest against its model: random logs, reopening, crashes, determinism, faults.
+
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::rc::Rc;
+
+use ioring::sim::{Config as SimConfig, Crash, NodeId, Status, World, every_crash_point, trace};
+
+use super::harness::{self, Action, Driver, Shape};
+use crate::lookup::LookupError;
+
+fn world(seed: u64) -> World {
+    World::new(seed, SimConfig::default())
+}
+
+/// Runs the log up to `ops`, from whatever the disk holds; gives the op it began with.
+fn run(world: &mut World, node: NodeId, log: &Rc<Vec<Vec<Action>>>, ops: u64) -> u64 {
+    let log = Rc::clone(log);
+    let main = move || async move {
+        let mut driver = Driver::open(&harness::config(), Rc::default()).await;
+        let start = driver.op;
+        driver.run(&log, ops).await;
+        driver.settle().await;
+        start
+    };
+    world.run(node, main).unwrap()
+}
+
+fn check(world: &mut World, node: NodeId, log: &Rc<Vec<Vec<Action>>>, shape: &Shape) -> u64 {
+    let (log, keys, ops) = (Rc::clone(log), shape.keys, shape.ops);
+    let main = move || async move {
+        let mut driver = Driver::open(&harness::config(), Rc::default()).await;
+        let start = driver.op;
+        driver.run(&log, ops).await;
+        driver.check(&log, keys).await;
+        start
+    };
+    world.run(node, main).unwrap()
+}
+
+#[test]
+fn equals_the_model_at_every_bar() {
+    for seed in 0..6 {
+        let shape = Shape { sequential: seed == 5, ..Shape::default() };
+        let log = harness::log(seed, &shape);
+        let mut world = world(seed);
+        let node = world.add_node("store");
+        let main = move || async move {
+            let mut driver = Driver::open(&harness::config(), Rc::default()).await;
+            let mut checked = 0;
+            for op in 1..=shape.ops {
+                driver.run(&log, op).await;
+                if driver.bars >= checked + 8 {
+                    checked = driver.bars;
+                    driver.check(&log, shape.keys).await;
+                }
+            }
+            driver.check(&log, shape.keys).await;
+            assert!(driver.bars > 10, "{} bars", driver.bars);
+            assert!(driver.checkpoints > 2, "{} checkpoints", driver.checkpoints);
+        };
+        world.run(node, main).unwrap();
+    }
+}
+
+#[test]
+fn a_crash_at_any_step_loses_nothing_and_replays_to_the_model() {
+    let shape = Shape { ops: 260, keys: 120, ..Shape::default() };
+    let log = Rc::new(harness::log(11, &shape));
+    let replayed_from = RefCell::new(Vec::new());
+    let points = every_crash_point(
+        3,
+        &SimConfig::default(),
+        crash_points(),
+        |world, node| {
+            let durable = Rc::new(Cell::new(0));
+            let (log, inside) = (Rc::clone(&log), Rc::clone(&durable));
+            let end = world.run(node, move || async move {
+                let mut driver = Driver::open(&harness::config(), inside).await;
+                driver.run(&log, shape.ops).await;
+                driver.settle().await;
+            });
+            assert!(end.is_ok() || matches!(world.status(node), Status::Crashed(_)));
+            durable.get()
+        },
+        |world, node, _, durable| {
+            let start = check(world, node, &log, &shape);
+            assert!(start >= durable, "checkpoint {durable} was durable, {start} was found");
+            replayed_from.borrow_mut().push(start);
+        },
+    );
+    assert!(points >= crash_points().min(30));
+    let mut starts = replayed_from.into_inner();
+    starts.dedup();
+    assert!(starts.len() > 2, "crashes before and after several checkpoints: {starts:?}");
+}
+
+/// How many crash points one run of the tests takes; a longer one is asked for by name.
+fn crash_points() -> u64 {
+    std::env::var("LSM_CRASH_POINTS").ok().and_then(|n| n.parse().ok()).unwrap_or(40)
+}
+
+/// The same log gives the same bytes, whatever order I/O finishes in, and through a restart.
+#[test]
+fn the_same_log_gives_the_same_grid() {
+    let shape = Shape { ops: 700, ..Shape::default() };
+    let log = Rc::new(harness::log(21, &shape));
+    let mut grids = Vec::new();
+    for (seed, stops) in [(1, vec![]), (2, vec![]), (3, vec![350]), (4, vec![200, 210, 500])] {
+        let mut world = world(seed);
+        let node = world.add_node("store");
+        let mut from = Vec::new();
+        for ops in stops.into_iter().chain([shape.ops]) {
+            from.push(run(&mut world, node, &log, ops));
+            world.crash(node, Crash::Process);
+        }
+        assert!(from.len() < 2 || from[1] > 0, "a restart goes on from a checkpoint: {from:?}");
+        let bytes = world.disk(node).contents(Path::new(harness::GRID_PATH)).unwrap();
+        grids.push(bytes);
+    }
+    let block = harness::config().block_size as usize;
+    for other in &grids[1..] {
+        for (number, (a, b)) in grids[0].chunks(block).zip(other.chunks(block)).enumerate() {
+            assert!(a == b, "block {number} differs");
+        }
+    }
+}
+
+/// Every state a power failure can leave behind around a checkpoint opens and replays.
+#[test]
+fn a_checkpoint_is_whole_or_the_one_before_is() {
+    let shape = Shape { ops: 500, keys: 60, deadlines: 0, pulses: 0, ..Shape::default() };
+    let log = Rc::new(harness::log(31, &shape));
+    let mut world = world(5);
+    let node = world.add_node("store");
+    let probe = world.probe(node);
+    let inside = Rc::clone(&log);
+    let main = move || async move {
+        let mut driver = Driver::open(&harness::config(), Rc::default()).await;
+        while driver.checkpoints < 2 {
+            driver.run(&inside, driver.op + 1).await;
+        }
+        driver.checkpoint_durable().await;
+        // From here up to the next checkpoint, and until it is durable.
+        let before = driver.durable.get();
+        probe.with_disk(|disk| disk.record());
+        probe.note(before);
+        while driver.durable.get() == before {
+            driver.run(&inside, driver.op + 1).await;
+        }
+        probe.note(driver.durable.get());
+    };
+    world.run(node, main).unwrap();
+    let recorded = world.disk(node).take_trace().unwrap();
+    let (mut states, mut found) = (0, Vec::new());
+    for (number, state) in trace::crash_states(&recorded, 3, 1).enumerate() {
+        // Near the end, where the checkpoint is, all of them; before, some.
+        if number % 3 != 0 && state.prefix + 40 < recorded.len() {
+            continue;
+        }
+        let promised = state.notes.last().copied().unwrap_or(0);
+        let mut world = self::world(1);
+        let node = world.add_node("recovering");
+        world.set_disk(node, state.disk);
+        let start = check(&mut world, node, &log, &shape);
+        assert!(start >= promised, "{promised} was promised, {start} was found");
+        found.push(start);
+        states += 1;
+    }
+    found.sort_unstable();
+    found.dedup();
+    assert!(states > 50 && found.len() == 2, "{states} states, checkpoints {found:?}");
+}
+
+/// A rotten block: reads that need it fail by name, compaction leaves the table alone, all else
+/// goes on.
+#[test]
+fn a_corrupt_block_costs_only_what_it_holds() {
+    let shape =
+        Shape { ops: 900, keys: 3000, deadlines: 0, pulses: 0, large: 0, ..Shape::default() };
+    let log = Rc::new(harness::log(41, &shape));
+    let mut world = world(6);
+    let node = world.add_node("store");
+    run(&mut world, node, &log, 450);
+    let victim = {
+        let log = Rc::clone(&log);
+        let main = move || async move {
+            let mut driver = Driver::open(&harness::config(), Rc::default()).await;
+            let victim = driver.value_block_of_level_1().await;
+            driver.run(&log, 450).await;
+            driver.settle().await;
+            assert_eq!(driver.forest.verify().await, []);
+            victim
+        };
+        world.run(node, main).unwrap()
+    };
+    let offset = victim.offset(harness::config().block_size) + 300;
+    world.disk(node).rot(Path::new(harness::GRID_PATH), offset, 0x10).unwrap();
+    let main = move || async move {
+        let mut driver = Driver::open(&harness::config(), Rc::default()).await;
+        let faults = driver.forest.verify().await;
+        assert!(faults.iter().any(|fault| fault.block == Some(victim)), "{faults:?}");
+        driver.run(&log, shape.ops).await;
+        driver.settle().await;
+        let model = harness::model(&log, shape.ops);
+        let (mut failed, mut read) = (0, 0);
+        for number in 0..shape.keys {
+            let key = harness::key_of(number);
+            match driver.get(&key, u64::MAX).await {
+                Ok(found) => {
+                    assert_eq!(found, model.get(&key, u64::MAX));
+                    read += 1;
+                }
+                Err(LookupError::Corrupt(corrupt)) => {
+                    assert_eq!((corrupt.block, corrupt.shard), (victim, 3));
+                    assert!(*corrupt.key_min <= key[..] && key[..] <= *corrupt.key_max);
+                    failed += 1;
+                }
+                Err(LookupError::Moved) => panic!("nothing moves while nothing runs"),
+            }
+        }
+        assert!(failed > 0 && read > failed, "{failed} failed, {read} read");
+        assert!(!driver.forest.faults().is_empty(), "a merge met the block");
+    };
+    world.run(node, main).unwrap();
+}

@@ -1,0 +1,263 @@
+//! Point reads: from memory if possible, else a plan that reads what is missing.
+//!
+//! The places of a tree are asked from the newest to the oldest (see [`crate::tree`]); the first
+//! version at or below the snapshot decides. In a table the index names the one page that can hold
+//! it, or says with its filter that none does.
+//!
+//! While index blocks and pages are cached nothing waits and nothing is allocated. At the first one
+//! that is not, the lookup turns into a [`Read`]: the key, the snapshot, and the tables still to be
+//! asked, all owned. Writes that happen meanwhile are above the snapshot and do not matter. A
+//! compaction that finishes meanwhile does not matter either, at first: its inputs' blocks are not
+//! reused before the checkpoint that no longer needs them is durable, which takes more than a bar.
+//! If one is reused nevertheless, the page's or block's checksum differs; the read sees that bars
+//! have ended since it began ([`LookupError::Moved`]), and the caller looks again. A checksum that
+//! differs in the same bar is a corrupt block, and the error says what is lost with it.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use thiserror::Error;
+
+use crate::block::{BlockAddress, BlockFault, BlockType};
+use crate::entry::{EntryRef, Level as LevelNumber, Payload};
+use crate::filter;
+use crate::grid::{Class, Grid, ReadError};
+use crate::manifest::Manifest;
+use crate::overflow::OverflowReference;
+use crate::table::TableInfo;
+use crate::tree::Tree;
+
+/// What a lookup needs of the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// All of it: a value in overflow blocks has to be read.
+    Value,
+    /// Only that it is there, its length, version and deadline: the payload may be a reference.
+    Metadata,
+}
+
+/// Outcome of a lookup in memory.
+#[derive(Debug)]
+pub enum Lookup<R> {
+    /// The key has a value at the snapshot; this is what the closure made of it.
+    Found(R),
+    /// The key has no value at the snapshot.
+    Absent,
+    /// Memory does not tell: await the plan.
+    NeedsRead(Read),
+}
+
+/// An entry that owns its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedEntry {
+    /// When it was written.
+    pub version: u64,
+    /// When it ends, or [`crate::entry::DEADLINE_NONE`].
+    pub deadline: u64,
+    /// Length of the value, also where the value itself was not wanted.
+    pub value_len: u64,
+    /// The value; empty if only metadata was wanted and it stands in overflow blocks.
+    pub value: Vec<u8>,
+}
+
+/// A block that cannot be read, and what is lost with it.
+#[derive(Debug, Error)]
+#[error(
+    "shard {shard}, tree {tree:?}, level {level}, table {table}: block {block} is corrupt ({fault}); \
+     keys from {} to {} may be affected",
+    key_min.escape_ascii(),
+    key_max.escape_ascii()
+)]
+pub struct CorruptRead {
+    /// The shard.
+    pub shard: u16,
+    /// The tree.
+    pub tree: Tree,
+    /// The level of the table.
+    pub level: LevelNumber,
+    /// The table: the address of its index block.
+    pub table: BlockAddress,
+    /// The block.
+    pub block: BlockAddress,
+    /// Smallest key of the table.
+    pub key_min: Box<[u8]>,
+    /// Largest key of the table.
+    pub key_max: Box<[u8]>,
+    /// What is wrong with it.
+    pub fault: BlockFault,
+}
+
+/// Why a read gave no answer.
+#[derive(Debug, Error)]
+pub enum LookupError {
+    /// Compaction replaced what was being read: look again.
+    #[error("the tables changed under the read")]
+    Moved,
+    /// A block is corrupt; only reads that need it fail.
+    #[error(transparent)]
+    Corrupt(Box<CorruptRead>),
+}
+
+/// What readers share with the forest: enough to read, to know whether bars have ended meanwhile,
+/// and to name what is broken.
+#[derive(Clone)]
+pub(crate) struct Reader {
+    pub(crate) grid: Rc<Grid>,
+    pub(crate) tree: Tree,
+    epoch: Rc<Cell<u64>>,
+    epoch_started: u64,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Reader({:?}, bar {})", self.tree, self.epoch_started)
+    }
+}
+
+impl Reader {
+    pub(crate) fn new(grid: &Rc<Grid>, tree: Tree, epoch: &Rc<Cell<u64>>) -> Reader {
+        let epoch_started = epoch.get();
+        Reader { grid: Rc::clone(grid), tree, epoch: Rc::clone(epoch), epoch_started }
+    }
+
+    /// What a failed read of a table's block means.
+    pub(crate) fn error(
+        &self,
+        level: LevelNumber,
+        table: &TableInfo,
+        (block, fault): Failed,
+    ) -> LookupError {
+        if self.epoch.get() != self.epoch_started {
+            return LookupError::Moved;
+        }
+        let shard = self.grid.identity().shard;
+        LookupError::Corrupt(Box::new(CorruptRead {
+            shard,
+            tree: self.tree,
+            level,
+            table: table.index.address,
+            block,
+            key_min: table.key_min.clone(),
+            key_max: table.key_max.clone(),
+            fault,
+        }))
+    }
+
+    async fn overflow(&self, reference: &OverflowReference<'_>) -> Result<Vec<u8>, Failed> {
+        let mut value = Vec::with_capacity(reference.value_len() as usize);
+        let read = self.grid.read_overflow(reference, Class::Foreground, &mut value).await;
+        read.map_err(failed).map(|()| value)
+    }
+}
+
+/// A block and what is wrong with it.
+pub(crate) type Failed = (BlockAddress, BlockFault);
+
+pub(crate) fn failed(error: ReadError) -> Failed {
+    let ReadError::Corrupt(corrupt) = error;
+    (corrupt.address, corrupt.fault)
+}
+
+/// A lookup that has to wait for the disk. It owns all it needs.
+#[derive(Debug)]
+pub struct Read {
+    reader: Reader,
+    key: Box<[u8]>,
+    version_max: u64,
+    want: Want,
+    /// The tables to ask, newest first.
+    tables: Vec<(LevelNumber, Rc<TableInfo>)>,
+}
+
+impl Read {
+    /// Finds the newest version up to the snapshot in the tables; none if the key has no value.
+    pub async fn run(self) -> Result<Option<OwnedEntry>, LookupError> {
+        let hash = filter::hash(&self.key);
+        for (level, table) in &self.tables {
+            match self.ask(table, hash).await {
+                Ok(None) => {}
+                Ok(Some(Answer::Tombstone)) => return Ok(None),
+                Ok(Some(Answer::Entry(entry))) => return Ok(Some(entry)),
+                Err(failed) => return Err(self.reader.error(*level, table, failed)),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn ask(&self, table: &TableInfo, hash: u64) -> Result<Option<Answer>, Failed> {
+        let grid = &self.reader.grid;
+        let index = grid.read_index(table, Class::Foreground).await.map_err(failed)?;
+        let Some(reference) = index.index().find(&self.key, hash, self.version_max) else {
+            return Ok(None);
+        };
+        let handle = grid.read_page(&reference, Class::Foreground).await.map_err(failed)?;
+        let found = handle.page().seek(&self.key, self.version_max);
+        let Some(entry) = found.map_err(|_| (reference.address, MALFORMED))? else {
+            return Ok(None);
+        };
+        let value = match &entry.payload {
+            Payload::Tombstone => return Ok(Some(Answer::Tombstone)),
+            Payload::Inline(value) => value.to_vec(),
+            Payload::Overflow(_) if self.want == Want::Metadata => Vec::new(),
+            Payload::Overflow(reference) => self.reader.overflow(reference).await?,
+        };
+        let EntryRef { version, deadline, .. } = entry;
+        let value_len = entry.payload.value_len();
+        Ok(Some(Answer::Entry(OwnedEntry { version, deadline, value_len, value })))
+    }
+}
+
+const MALFORMED: BlockFault =
+    BlockFault::Malformed { block_type: BlockType::Value, what: "a page cannot be searched" };
+
+enum Answer {
+    Tombstone,
+    Entry(OwnedEntry),
+}
+
+/// Asks the tables of a tree as far as memory reaches.
+pub(crate) fn tables<R>(
+    reader: impl FnOnce() -> Reader,
+    grid: &Grid,
+    manifest: &Manifest,
+    (key, version_max, want): (&[u8], u64, Want),
+    found: impl FnOnce(&EntryRef<'_>) -> R,
+) -> Lookup<R> {
+    let mut hash = None;
+    for (position, (level, run)) in manifest.sorted_runs().enumerate() {
+        for (number, table) in run.find(key).iter().enumerate() {
+            if table.version_min > version_max {
+                continue;
+            }
+            let hash = *hash.get_or_insert_with(|| filter::hash(key));
+            let rest = || {
+                let rest = run.find(key)[number..].iter().map(|table| (level, Rc::clone(table)));
+                let older = manifest.sorted_runs().skip(position + 1);
+                let older = older.flat_map(|(level, run)| {
+                    run.find(key).iter().map(move |table| (level, Rc::clone(table)))
+                });
+                rest.chain(older).collect()
+            };
+            let needs_read = |reader: Reader| {
+                let key = Box::from(key);
+                Lookup::NeedsRead(Read { reader, key, version_max, want, tables: rest() })
+            };
+            let Some(index) = grid.try_index(table) else { return needs_read(reader()) };
+            let Some(page) = index.index().find(key, hash, version_max) else { continue };
+            let Some(handle) = grid.try_page(&page) else { return needs_read(reader()) };
+            // A page that does not parse is read again, to be reported.
+            let Ok(entry) = handle.page().seek(key, version_max) else {
+                return needs_read(reader());
+            };
+            match entry {
+                None => {}
+                Some(entry) => match &entry.payload {
+                    Payload::Tombstone => return Lookup::Absent,
+                    Payload::Overflow(_) if want == Want::Value => return needs_read(reader()),
+                    _ => return Lookup::Found(found(&entry)),
+                },
+            }
+        }
+    }
+    Lookup::Absent
+}

@@ -1,0 +1,125 @@
+//! What a merge keeps, against what readers can see.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use proptest::collection::{btree_map, vec};
+use proptest::prelude::*;
+
+use super::*;
+use crate::block::{BlockAddress, BlockReference, Checksum};
+use crate::entry::{Payload, TreeId};
+use crate::key;
+
+type Versions = BTreeMap<(u8, Reverse<u64>), bool>;
+
+fn entry<'a>(key: &'a [u8], version: u64, live: bool) -> EntryRef<'a> {
+    let payload = if live { Payload::Inline(b"v") } else { Payload::Tombstone };
+    EntryRef { key, version, deadline: 0, payload }
+}
+
+fn below(ranges: &[(u8, u8)]) -> Below {
+    let table = |&(min, max): &(u8, u8)| {
+        Rc::new(TableInfo {
+            tree: TreeId(1),
+            index: BlockReference {
+                address: BlockAddress::new(1).unwrap(),
+                size: 4096,
+                checksum: Checksum(0),
+            },
+            key_min: Box::from([min]),
+            key_max: Box::from([max]),
+            version_min: 0,
+            version_max: 0,
+            op: 0,
+            entries: 1,
+            tombstones: 0,
+            value_bytes: 0,
+            value_blocks: 1,
+            overflow_blocks: 0,
+        })
+    };
+    Below::new(vec![ranges.iter().map(table).collect()])
+}
+
+fn merge(versions: &Versions, horizon: u64, below: Below) -> Versions {
+    let mut filter = Filter::new(Tree::Objects, horizon, Generations::default(), below);
+    let keep = |((key, version), live): &(&(u8, Reverse<u64>), &bool)| {
+        filter.keep(&entry(&[*key], version.0, **live))
+    };
+    versions.iter().filter(keep).map(|(at, live)| (*at, *live)).collect()
+}
+
+/// Whether a key has a value at a snapshot, and of which version.
+fn seen(versions: &Versions, key: u8, snapshot: u64) -> Option<u64> {
+    let newest = versions.range((key, Reverse(snapshot))..).next()?;
+    (newest.0.0 == key && *newest.1).then_some(newest.0.1.0)
+}
+
+proptest! {
+    /// Readers at or above the horizon see the same before and after, with older data below.
+    #[test]
+    fn no_reader_sees_a_difference(
+        upper in btree_map((0_u8..6, (20_u64..60).prop_map(Reverse)), any::<bool>(), 0..40),
+        lower in btree_map((0_u8..6, (1_u64..20).prop_map(Reverse)), any::<bool>(), 0..10),
+        horizon in 0_u64..70,
+    ) {
+        let keys: Vec<u8> = lower.keys().map(|(key, _)| *key).collect();
+        let ranges: Vec<(u8, u8)> = match (keys.first(), keys.last()) {
+            (Some(first), Some(last)) => vec![(*first, *last)],
+            _ => Vec::new(),
+        };
+        let kept = merge(&upper, horizon, below(&ranges));
+        let before: Versions = upper.iter().chain(&lower).map(|(at, live)| (*at, *live)).collect();
+        let after: Versions = kept.iter().chain(&lower).map(|(at, live)| (*at, *live)).collect();
+        for key in 0..6 {
+            for snapshot in horizon..70 {
+                prop_assert_eq!(seen(&before, key, snapshot), seen(&after, key, snapshot));
+            }
+        }
+        // And nothing is kept that no reader needs: one version per key up to the horizon.
+        for key in 0..6 {
+            let old: Vec<(u64, bool)> = kept
+                .iter()
+                .filter(|((other, version), _)| *other == key && version.0 <= horizon)
+                .map(|((_, version), live)| (version.0, *live))
+                .collect();
+            prop_assert!(old.len() <= 1);
+            let covered = ranges.iter().any(|(min, max)| (*min..=*max).contains(&key));
+            prop_assert!(covered || old.iter().all(|(_, live)| *live));
+        }
+    }
+
+    #[test]
+    fn below_answers_as_a_search_would(
+        bounds in vec(0_u8..60, 0..8), keys in vec(0_u8..60, 1..30),
+    ) {
+        let mut bounds = bounds;
+        bounds.sort_unstable();
+        bounds.dedup();
+        let ranges: Vec<(u8, u8)> = bounds.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+        let mut below = below(&ranges);
+        let mut keys = keys;
+        keys.sort_unstable();
+        for key in keys {
+            let expected = ranges.iter().any(|(min, max)| (*min..=*max).contains(&key));
+            prop_assert_eq!(below.may_hold(&[key]), expected);
+        }
+    }
+}
+
+#[test]
+fn a_dead_generation_is_dropped_in_both_trees_once_the_horizon_is_past_it() {
+    let mut generations = Generations::default();
+    generations.set(7, 3, 100);
+    let of = |generation| key::encode(key::Prefix { table: 7, generation, kind: 0 }, b"k", b"");
+    let mut expiry_key = Vec::new();
+    expiry::encode_into(&mut expiry_key, 55, &of(2));
+    let as_of = generations.as_of(100);
+    assert!(as_of.is_dead(Tree::Objects, &of(2)) && as_of.is_dead(Tree::Expiry, &expiry_key));
+    assert!(!as_of.is_dead(Tree::Objects, &of(3)));
+    assert!(!generations.as_of(99).is_dead(Tree::Objects, &of(2)));
+    let mut filter = Filter::new(Tree::Objects, 100, as_of, Below::default());
+    assert!(!filter.keep(&entry(&of(2), 200, true)));
+    assert!(filter.keep(&entry(&of(3), 200, true)));
+}
