@@ -277,6 +277,10 @@ impl Reads {
             Ok(entry) => core.applier.fetched(operation, entry),
             // The tables changed: the applier looks again and asks again.
             Err(LookupError::Moved) => {}
+            // What the log says cannot be done without knowing what was there.
+            Err(LookupError::Corrupt(fault)) => {
+                ioring::fatal(ioring::Fatal::Corrupt(fault.to_string()));
+            }
         }
         self.fetching.set(self.fetching.get() - 1);
         if self.fetching.get() == 0 {
@@ -316,6 +320,10 @@ impl Reads {
             core.metrics.count(Counter::ReadsFromGrid);
             match read.run().await {
                 Err(LookupError::Moved) => {}
+                Err(LookupError::Corrupt(fault)) => {
+                    tracing::error!(%fault, "a read met a corrupt block");
+                    return Err(ErrorCode::CorruptBlock);
+                }
                 Ok(entry) => {
                     let (log_time, now) = (core.applier.log_time(), core.now());
                     let deadline = entry.as_ref().map_or(0, |entry| entry.deadline);
