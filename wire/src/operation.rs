@@ -25,7 +25,10 @@ pub const KEY_SIZE_MAX: usize = 1024;
 pub(crate) const ALIGNMENT: usize = 8;
 
 macro_rules! opcodes {
-    ($($(#[$doc:meta])* $name:ident = $number:literal, key: $key:literal, flags: $flags:expr;)*) => {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident = $number:literal, key: $key:literal, flags: $flags:expr;
+    )*) => {
         /// What an operation does.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         #[repr(u8)]

@@ -33,7 +33,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         5 => Just(Step::Commit),
         1 => any::<prop::sample::Index>().prop_map(|which| Step::Checkpoint { which }),
         1 => Just(Step::Pulse),
-        1 => (any::<u8>(), wall).prop_map(|(survivors, wall_ns)| Step::Crash { survivors, wall_ns }),
+        1 => (any::<u8>(), wall)
+            .prop_map(|(survivors, wall_ns)| Step::Crash { survivors, wall_ns }),
     ]
 }
 

@@ -222,7 +222,8 @@ impl Script {
         let report = self.harness().replica.report();
         let idle = self.harness().replica.is_idle();
         self.say(format!(
-            "{:?} view={} op={} commit={} checkpoint={} in flight={} waiting={} log={}/{} idle={idle}",
+            "{:?} view={} op={} commit={} checkpoint={} in flight={} waiting={} log={}/{} \
+             idle={idle}",
             report.status,
             report.view,
             report.op,
