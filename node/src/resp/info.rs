@@ -11,7 +11,7 @@ use super::connection::REDIS_VERSION;
 use super::encode::Encoder;
 use super::plan::Form;
 
-/// Which sections are wanted, a set of bits in the order of [`NAMES`].
+/// Which sections are wanted, a set of bits in the order of `NAMES`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sections(u8);
 

@@ -11,7 +11,7 @@
 //!
 //! 1. [`parser`] finds whole requests in what was received, without copying; `inline` is its part
 //!    for requests typed by hand.
-//! 2. [`plan`] looks the name up in the [`table`] and checks the arguments; `strings`,
+//! 2. [`plan()`] looks the name up in the [`table`] and checks the arguments; `strings`,
 //!    `expiry`, `keyspace`, [`connection`], `describe` and `configuration` know one family
 //!    of commands each. Errors before anything is done are a `refusal`.
 //! 3. Writes come back as outcomes that a [`reply::Shape`] renders, reads as entries that a

@@ -4,7 +4,7 @@
 //! set by HELLO, CLIENT and RESET, and read when a reply is encoded or CLIENT LIST is asked.
 //!
 //! **Replies off.** `CLIENT REPLY OFF` mutes the connection from that command on, `ON` (which is
-//! answered) ends it, `SKIP` mutes itself and the next command. [`Session::begin`] is called
+//! answered) ends it, `SKIP` mutes itself and the next command. `Session::begin` is called
 //! once for each command, in order, and says whether that command's reply is to be dropped; what
 //! the command itself does to the mode applies after that.
 
