@@ -322,3 +322,6 @@ impl std::fmt::Debug for Frozen {
         write!(f, "Frozen({} bytes)", self.len)
     }
 }
+
+#[cfg(test)]
+mod tests;

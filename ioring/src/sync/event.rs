@@ -1,17 +1,18 @@
 //! Something happened.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
-use std::task::{Poll, Waker};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use super::waiters::{Ticket, Waiters};
 
 /// Wakes the tasks that wait when it is notified. A notification that nobody waits for is kept for the
 /// next one who does, once: check the condition, then wait, and nothing is missed.
 #[derive(Default)]
 pub struct Event {
     notified: Cell<bool>,
-    waiting: RefCell<Vec<Waker>>,
-    /// Counts notifications that found somebody waiting.
-    rounds: Cell<u64>,
+    waiters: RefCell<Waiters>,
 }
 
 impl Event {
@@ -22,38 +23,57 @@ impl Event {
 
     /// Wakes all that wait; if nobody does, the next `wait` returns at once.
     pub fn notify(&self) {
-        if self.waiting.borrow().is_empty() {
-            self.notified.set(true);
-            return;
-        }
-        self.rounds.set(self.rounds.get() + 1);
-        for waker in self.waiting.borrow_mut().drain(..) {
+        let mut next = self.waiters.borrow_mut().call_up();
+        self.notified.set(next.is_none());
+        while let Some(waker) = next {
             waker.wake();
+            next = self.waiters.borrow_mut().call_up();
         }
     }
 
     /// Waits for the next notification.
-    pub async fn wait(&self) {
-        if self.notified.replace(false) {
-            return;
-        }
-        let round = self.rounds.get();
-        poll_fn(|context| {
-            if self.rounds.get() != round {
-                return Poll::Ready(());
-            }
-            let mut waiting = self.waiting.borrow_mut();
-            if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-                waiting.push(context.waker().clone());
-            }
-            Poll::Pending
-        })
-        .await;
+    pub fn wait(&self) -> Wait<'_> {
+        Wait { event: self, ticket: None }
     }
 }
 
 impl std::fmt::Debug for Event {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Event({} waiting)", self.waiting.borrow().len())
+        write!(f, "Event(notified: {})", self.notified.get())
+    }
+}
+
+/// Waits for a notification; see [`Event::wait`].
+#[must_use = "a future does nothing unless awaited"]
+pub struct Wait<'a> {
+    event: &'a Event,
+    ticket: Option<Ticket>,
+}
+
+impl Future for Wait<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let event = self.event;
+        match self.ticket {
+            Some(ticket) if !event.waiters.borrow().contains(ticket) => {
+                self.ticket = None;
+                return Poll::Ready(());
+            }
+            None if event.notified.replace(false) => return Poll::Ready(()),
+            _ => {}
+        }
+        self.ticket = Some(event.waiters.borrow_mut().join(self.ticket, context.waker()));
+        Poll::Pending
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket else { return };
+        if !self.event.waiters.borrow_mut().leave(ticket) {
+            // It was notified and will never act on it: whoever waits next shall look again.
+            self.event.notified.set(true);
+        }
     }
 }

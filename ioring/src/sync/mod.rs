@@ -10,6 +10,9 @@ mod queue;
 mod slots;
 mod waiters;
 
-pub use event::Event;
+pub use event::{Event, Wait};
 pub use queue::Queue;
-pub use slots::{Slot, Slots};
+pub use slots::{Acquire, Slot, Slots};
+
+#[cfg(test)]
+mod tests;
