@@ -1,6 +1,8 @@
 //! The disk model is trusted only as far as it was seen to catch mistakes: the sample log below is
 //! correct, and each way of breaking it must be found.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::sim::trace::crash_states;
 use proptest::prelude::*;

@@ -21,6 +21,8 @@
 //! Nothing here knows of tasks: operations are named by an [`OpKey`], their results are collected
 //! in a list, and receivers leave a waker. Times are nanoseconds since the world began.
 
+mod control;
+mod end;
 mod link;
 #[cfg(test)]
 mod tests;
@@ -32,17 +34,12 @@ use std::task::{Poll, Waker};
 
 use crate::sim::dice::Dice;
 use crate::sim::state::OpKey;
+use end::{End, Packet, Waiting};
 use link::Links;
 pub use link::NetConfig;
 
 /// A listener or a connection's end.
 pub(crate) type Socket = i32;
-
-enum Packet {
-    Data(Vec<u8>),
-    Fin,
-    Reset,
-}
 
 struct Listener {
     node: usize,
@@ -51,38 +48,6 @@ struct Listener {
     backlog: usize,
     queue: VecDeque<(Socket, SocketAddr)>,
     waker: Option<Waker>,
-}
-
-/// A send that waits for room.
-struct Waiting {
-    key: OpKey,
-    data: Vec<u8>,
-}
-
-/// One end of a connection.
-struct End {
-    node: usize,
-    local: SocketAddr,
-    /// The other end; gone when that was closed or its node died.
-    peer: Option<Socket>,
-    peer_node: usize,
-    connected: bool,
-    /// An error that every further use meets.
-    broken: Option<i32>,
-    arrived: VecDeque<Vec<u8>>,
-    arrived_bytes: usize,
-    end_of_stream: bool,
-    read_closed: bool,
-    write_closed: bool,
-    /// The program closed it; it lives on until what it sent is delivered.
-    closed: bool,
-    receiver: Option<Waker>,
-    waiting: VecDeque<Waiting>,
-    /// What travels from here to the peer.
-    transit: VecDeque<(u64, Packet)>,
-    transit_bytes: usize,
-    retries: u32,
-    blocked_since: Option<u64>,
 }
 
 struct Attempt {
@@ -164,65 +129,6 @@ impl SimNet {
     fn at(&mut self, time: u64, due: Due) {
         self.sequence += 1;
         self.due.insert((time, self.sequence), due);
-    }
-
-    // ---- faults ----
-
-    /// Blocks or opens the way from one node to another (one direction).
-    pub fn set_blocked(&mut self, from: usize, to: usize, blocked: bool) {
-        self.links.set_blocked(from, to, blocked);
-    }
-
-    /// Cuts every link between the two groups, both ways.
-    pub fn partition(&mut self, left: &[usize], right: &[usize]) {
-        for (a, b) in left.iter().flat_map(|a| right.iter().map(move |b| (*a, *b))) {
-            self.links.set_blocked(a, b, true);
-            self.links.set_blocked(b, a, true);
-        }
-    }
-
-    /// Makes a link slower by a factor (one direction).
-    pub fn set_slower(&mut self, from: usize, to: usize, factor: u64) {
-        self.links.set_slower(from, to, factor);
-    }
-
-    /// Opens all links and ends all slowness.
-    pub fn heal(&mut self) {
-        self.links.heal();
-    }
-
-    /// Replaces delays, loss, window and bandwidth for what is sent from now on.
-    pub fn set_config(&mut self, config: NetConfig) {
-        self.links.config = config;
-    }
-
-    /// Breaks every connection between two nodes: both ends see a reset.
-    pub fn reset_connections(&mut self, a: usize, b: usize) {
-        let between: Vec<Socket> = self
-            .ends
-            .iter()
-            .filter(|(_, end)| {
-                (end.node, end.peer_node) == (a, b) || (end.node, end.peer_node) == (b, a)
-            })
-            .map(|(socket, _)| *socket)
-            .collect();
-        for socket in between {
-            self.break_end(socket, libc::ECONNRESET);
-        }
-    }
-
-    /// Connections that have both ends.
-    pub fn connections(&self) -> usize {
-        self.ends.values().filter(|end| end.connected && end.peer.is_some()).count() / 2
-    }
-
-    /// Bytes in transit, waiting for room, or unread.
-    pub fn bytes_held(&self) -> usize {
-        let held = |end: &End| {
-            let waiting: usize = end.waiting.iter().map(|w| w.data.len()).sum();
-            end.arrived_bytes + end.transit_bytes + waiting
-        };
-        self.ends.values().map(held).sum()
     }
 
     // ---- a node's life ----
@@ -679,34 +585,5 @@ impl SimNet {
     /// Operations that have a result by now.
     pub(crate) fn take_done(&mut self) -> Vec<(OpKey, i32)> {
         std::mem::take(&mut self.done)
-    }
-}
-
-impl End {
-    fn new(node: usize, local: SocketAddr) -> End {
-        End {
-            node,
-            local,
-            peer: None,
-            peer_node: node,
-            connected: false,
-            broken: None,
-            arrived: VecDeque::new(),
-            arrived_bytes: 0,
-            end_of_stream: false,
-            read_closed: false,
-            write_closed: false,
-            closed: false,
-            receiver: None,
-            waiting: VecDeque::new(),
-            transit: VecDeque::new(),
-            transit_bytes: 0,
-            retries: 0,
-            blocked_since: None,
-        }
-    }
-
-    fn unread(&self) -> usize {
-        self.arrived_bytes
     }
 }
