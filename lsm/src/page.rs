@@ -219,27 +219,31 @@ impl<'a> Page<'a> {
         let mut offset = self.restart_before(&target)?;
         let mut matched = 0;
         while offset < self.entries.len() {
-            let raw = self.entry_at(offset)?;
-            offset = raw.next;
-            if raw.shared > matched {
+            let skim = self.skim_at(offset)?;
+            let at = offset;
+            offset = skim.next;
+            if skim.shared > matched {
                 continue;
             }
-            if raw.shared < matched {
-                if raw.shared > 0 {
+            if skim.shared < matched {
+                if skim.shared > 0 {
                     return Ok(None);
                 }
                 matched = 0;
             }
+            let suffix = skim.suffix(self.entries);
             let rest = &key[matched..];
-            let common = common_prefix_len(raw.suffix, rest);
+            let common = common_prefix_len(suffix, rest);
             matched += common;
-            if common < raw.suffix.len() {
-                if common == rest.len() || raw.suffix[common] > rest[common] {
+            if common < suffix.len() {
+                if common == rest.len() || suffix[common] > rest[common] {
                     return Ok(None);
                 }
-            } else if common == rest.len() && raw.version <= version_max {
-                let EntryFields { version, deadline, payload, .. } = raw;
-                return Ok(Some(EntryRef { key, version, deadline, payload }));
+            } else if common == rest.len() {
+                let EntryFields { version, deadline, payload, .. } = self.entry_at(at)?;
+                if version <= version_max {
+                    return Ok(Some(EntryRef { key, version, deadline, payload }));
+                }
             }
         }
         Ok(None)
@@ -252,13 +256,19 @@ impl<'a> Page<'a> {
         while high - low > 1 {
             let middle = low + (high - low) / 2;
             let offset = self.restart(middle);
-            let raw = self.entry_at(offset)?;
-            if raw.shared != 0 {
+            let skim = self.skim_at(offset)?;
+            if skim.shared != 0 {
                 return Err(PageFault::Entry(offset));
             }
-            match raw.suffix.cmp(target.key).then(target.version.cmp(&raw.version)) {
-                Ordering::Less => low = middle,
-                _ => high = middle,
+            let before = match skim.suffix(self.entries).cmp(target.key) {
+                Ordering::Less => true,
+                Ordering::Greater => false,
+                Ordering::Equal => self.entry_at(offset)?.version > target.version,
+            };
+            if before {
+                low = middle;
+            } else {
+                high = middle;
             }
         }
         Ok(self.restart(low))
@@ -272,6 +282,11 @@ impl<'a> Page<'a> {
     #[inline]
     fn entry_at(&self, offset: usize) -> Result<EntryFields<'a>, PageFault> {
         decode(self.entries, offset).ok_or(PageFault::Entry(offset))
+    }
+
+    #[inline]
+    fn skim_at(&self, offset: usize) -> Result<Skim, PageFault> {
+        skim(self.entries, offset).ok_or(PageFault::Entry(offset))
     }
 
     /// Walks every entry: counts, restart points and order must be right.
@@ -316,6 +331,44 @@ struct EntryFields<'a> {
     deadline: u64,
     payload: Payload<'a>,
     next: usize,
+}
+
+/// Where an entry's key stands and where the next entry begins: all a search needs of most entries.
+#[derive(Clone, Copy, Debug)]
+struct Skim {
+    shared: usize,
+    suffix_start: usize,
+    suffix_end: usize,
+    next: usize,
+}
+
+impl Skim {
+    #[inline]
+    fn suffix<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        &bytes[self.suffix_start..self.suffix_end]
+    }
+}
+
+#[inline]
+fn skim(bytes: &[u8], offset: usize) -> Option<Skim> {
+    // The shortest entry is longer than this head, whatever its lengths take.
+    let head = bytes.get(offset..)?.first_chunk::<4>()?;
+    let [flags, shared, unshared, payload_len] = *head;
+    let is_short = (shared | unshared | payload_len) < 0x80 && flags & KIND_MASK != KIND_TOMBSTONE;
+    let (shared, unshared, payload_len, end) = if is_short {
+        (shared.into(), unshared.into(), payload_len.into(), offset + head.len())
+    } else {
+        let rest = &bytes[offset + 1..];
+        let (shared, rest) = take_varint(rest)?;
+        let (unshared, rest) = take_varint(rest)?;
+        let is_tombstone = flags & KIND_MASK == KIND_TOMBSTONE;
+        let (payload_len, rest) = if is_tombstone { (0, rest) } else { take_varint(rest)? };
+        (shared, unshared, payload_len, bytes.len() - rest.len())
+    };
+    let suffix_start = end + if flags & FLAG_DEADLINE == 0 { 8 } else { 16 };
+    let suffix_end = suffix_start + unshared;
+    let next = suffix_end + payload_len;
+    (next <= bytes.len()).then_some(Skim { shared, suffix_start, suffix_end, next })
 }
 
 #[inline]
