@@ -53,7 +53,7 @@ pub use net::{ListenOptions, Listener, RecvBuffer, Side, Stream};
 pub use random::{Random, random};
 pub use spawn::{Task, spawn, yield_now};
 pub use stats::Stats;
-pub use system::available_cpus;
+pub use system::{available_cpus, lock_memory};
 pub use task::{Queue, Shares};
 pub use time::{Instant, WallClock};
 pub use uring::probe;

@@ -46,6 +46,15 @@ pub(crate) fn sharpen_timers() {
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
 }
 
+/// Keeps all memory of the process out of swap, what is mapped later included; pages are locked as
+/// they are touched.
+pub fn lock_memory() -> io::Result<()> {
+    let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
+    // SAFETY: changes how the process's pages are treated, not what is in them.
+    let result = unsafe { libc::mlockall(flags) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Processors that this thread may run on.
 pub fn available_cpus() -> Vec<usize> {
     // SAFETY: the kernel fills the set, which is as large as it is told.

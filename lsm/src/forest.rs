@@ -428,7 +428,7 @@ impl Forest {
     }
 
     /// Waits until the jobs are not too far behind what the beats have paid for.
-    pub fn paced(&self) -> impl Future<Output = ()> + 'static {
+    pub fn paced(&self) -> impl Future<Output = ()> + use<> {
         let budget = self.running.as_ref().map(|running| Rc::clone(&running.budget));
         async move {
             if let Some(budget) = budget {
@@ -438,7 +438,7 @@ impl Forest {
     }
 
     /// Pays for all that is left of the bar's jobs and waits until they are done.
-    pub fn bar_done(&self) -> impl Future<Output = ()> + 'static {
+    pub fn bar_done(&self) -> impl Future<Output = ()> + use<> {
         let budget = self.running.as_ref().map(|running| Rc::clone(&running.budget));
         async move {
             if let Some(budget) = budget {

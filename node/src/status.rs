@@ -60,10 +60,10 @@ pub struct ShardReport {
     pub applied: u64,
     /// Bytes in its memtables.
     pub memtable_bytes: u64,
-    /// Grid blocks in use.
-    pub grid_blocks_used: u64,
-    /// Grid blocks that the format-time limit allows.
-    pub grid_blocks_max: u64,
+    /// Grid blocks that can still be acquired within the format-time limit.
+    pub grid_blocks_free: u64,
+    /// Grid blocks that flushes, compaction and checkpoints may need before others come free.
+    pub grid_blocks_reserved: u64,
 }
 
 /// The replica's numbers.
@@ -224,8 +224,12 @@ pub fn gauges(phase: Phase, reports: &[CoreReport]) -> Vec<Gauge> {
         of_replica("checkpoint", "The op of the last durable checkpoint.", |r| r.checkpoint),
         of_shards("applied", "The last op applied.", |shard| shard.applied),
         of_shards("memtable_bytes", "Bytes in memtables.", |shard| shard.memtable_bytes),
-        of_shards("grid_blocks_used", "Grid blocks in use.", |shard| shard.grid_blocks_used),
-        of_shards("grid_blocks_max", "Grid blocks allowed.", |shard| shard.grid_blocks_max),
+        of_shards("grid_blocks_free", "Grid blocks still to be had.", |s| s.grid_blocks_free),
+        of_shards(
+            "grid_blocks_reserved",
+            "Grid blocks kept for compaction and checkpoints.",
+            |s| s.grid_blocks_reserved,
+        ),
     ]
 }
 
@@ -246,8 +250,8 @@ mod tests {
                 core: 0,
                 applied: 9,
                 memtable_bytes: 100,
-                grid_blocks_used: 3,
-                grid_blocks_max: 1000,
+                grid_blocks_free: 1000,
+                grid_blocks_reserved: 3,
             }],
             replica: Some(ReplicaReport {
                 replica: 0,

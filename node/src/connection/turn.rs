@@ -274,8 +274,10 @@ async fn follow(
             let host = core.host();
             let mut step = Step { core, run, desk, host: &host };
             let read = *read;
-            if let Next::Slow(plan) = step.read(&read, plan, out) {
-                core.reads.slow(core, &read, plan.form, out).await;
+            if let Next::Slow(plan) = step.read(&read, plan, out)
+                && core.walks.answer(core, &read, plan.form, out).await.is_err()
+            {
+                return Verdict::Close;
             }
         }
         Work::Ask(ask) => core.answer(&ask, client, plan.form, out).await,

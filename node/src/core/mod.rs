@@ -16,23 +16,28 @@ pub mod clients;
 pub mod desk;
 pub mod pools;
 pub mod reads;
+pub mod walk;
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::rc::{Rc, Weak};
 
-use ioring::Instant;
+use ioring::sync::Event;
+use ioring::{Instant, Random};
 use vsr::replica::{LogClock, Moment};
-use wire::{ClientTag, Outcome, Requests, Timestamp};
+use wire::{ClientTag, Op, Outcome, Requests, RootReference, ShardId, Timestamp};
 
 use self::clients::Clients;
 pub use self::pools::{Desks, Vectors};
 use self::reads::Reads;
+use self::walk::Walks;
 use crate::connection;
 use crate::gateway::runs::{Runs, Tag};
 use crate::metrics::{Metrics, Stage};
-use crate::replica::ReplicaCore;
+use crate::replica::{Log, ReplicaCore};
 use crate::resp::plan::Form;
 use crate::resp::{self, Ask, Host};
 use crate::shard::apply::{Applier, Committed, Deliver, Progress};
+use crate::shard::keeper::Keeper;
 use crate::status::{CoreReport, Identity, PhaseCell, ShardReport};
 use crate::topology::{CoreIndex, Topology};
 
@@ -60,8 +65,22 @@ pub struct Core {
     pub reads: Reads,
     /// The core's shards and what is committed for them.
     pub applier: Applier,
+    /// What the grids still have space for.
+    pub space: Cell<Admission>,
+    /// Ops were applied: who watches for an idle log looks again.
+    pub activity: Event,
+    /// What finishes ops that have to wait.
+    pub keeper: Keeper,
+    /// Reads that walk the key space.
+    pub walks: Walks,
+    /// For what need not be repeatable.
+    pub random: RefCell<Random>,
+    /// The way from the log to the shards and back, on the replica's core.
+    pub log: Option<Log>,
     /// The replica, on the core that has it.
     pub replica: OnceCell<ReplicaCore>,
+    /// This core, for tasks.
+    pub weak: Weak<Core>,
     /// What a connection may cost.
     pub connection_limits: connection::Limits,
     /// What a request may cost.
@@ -72,6 +91,18 @@ pub struct Core {
     pub value_max: usize,
     /// When the node started.
     pub started: Instant,
+}
+
+/// What writes the grids have space for: judged before a request is given an op.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Admission {
+    /// All.
+    #[default]
+    All,
+    /// Those that delete, so that space comes back.
+    Deletes,
+    /// Only pulses and flushes.
+    None,
 }
 
 /// The two clocks of this moment.
@@ -120,6 +151,28 @@ impl Core {
         self.replica().request_time(deadline)
     }
 
+    /// This core, for a task of its own.
+    #[must_use]
+    pub fn this(&self) -> Rc<Core> {
+        self.weak.upgrade().expect("somebody is using this core")
+    }
+
+    /// The way from the log to the shards.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        self.log.as_ref().expect("this core has the replica")
+    }
+
+    /// Takes the root that a shard's checkpoint came to.
+    pub fn on_root(&self, op: Op, shard: ShardId, root: RootReference) {
+        self.log().checkpoints.on_root(op, shard, root);
+    }
+
+    /// Waits until a checkpoint is durable.
+    pub async fn wait_durable(&self, op: Op) {
+        self.log().checkpoints.wait_durable(op).await;
+    }
+
     /// Takes a commit: applies it as far as it can be applied at once.
     pub fn commit(&self, committed: Committed) {
         self.applier.push(committed);
@@ -132,11 +185,43 @@ impl Core {
             return;
         }
         let started = ioring::now();
-        let progress = self.applier.advance(self, |_, _| ());
+        let progress = self.applier.advance(self);
         self.metrics.record(Stage::Apply, ioring::now() - started);
+        while let Some((group, memtable_bytes)) = self.applier.take_report() {
+            self.measure_space();
+            self.log().dispatch.report(self, group, memtable_bytes);
+        }
         match progress {
-            Progress::Idle => self.reads.on_applied(),
+            Progress::Idle => self.on_applied(),
             Progress::Waiting(missing) => self.reads.fetch(missing),
+            Progress::Keeper(rest) => self.keeper.give(rest),
+            Progress::Kept => {}
+        }
+    }
+
+    /// Looks how much space the fullest grid has.
+    pub fn measure_space(&self) {
+        let admission = self.applier.with_shards(|shards| {
+            let space = |shard: &crate::shard::Shard| shard.forest().space();
+            let puts = shards.iter().all(|shard| space(shard).allows_puts());
+            let deletes = shards.iter().all(|shard| space(shard).allows_deletes());
+            match (puts, deletes) {
+                (true, _) => Admission::All,
+                (false, true) => Admission::Deletes,
+                (false, false) => Admission::None,
+            }
+        });
+        if self.space.replace(admission) != admission {
+            tracing::warn!(?admission, "the grids' space decides which writes are taken");
+        }
+    }
+
+    /// Nothing is left to apply: whoever waits for that goes on.
+    fn on_applied(&self) {
+        self.reads.on_applied();
+        self.activity.notify();
+        if let Some(replica) = self.replica.get() {
+            replica.on_applied();
         }
     }
 
@@ -196,8 +281,8 @@ impl Core {
                 core: self.index.0,
                 applied,
                 memtable_bytes: shard.forest().memtable_bytes(),
-                grid_blocks_used: 0,
-                grid_blocks_max: 0,
+                grid_blocks_free: shard.forest().space().free,
+                grid_blocks_reserved: shard.forest().space().reserve,
             };
             shards.iter().map(report).collect()
         });

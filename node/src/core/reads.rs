@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use ioring::sync::{self, Event};
 use ioring::{Queue, spawn};
-use lsm::forest::{LookupError, OwnedEntry, Read as GridRead, Want};
+use lsm::lookup::{LookupError, OwnedEntry, Read as GridRead, Want};
 use vsr::replica::Expiry;
 use wire::{ErrorCode, Outcome, Slot, Timestamp, Value, Version, slot_of_key};
 
@@ -31,7 +31,7 @@ use crate::gateway::runs::{RunId, Tag};
 use crate::machine::Entry;
 use crate::metrics::Counter;
 use crate::resp::plan::{Form, TABLE};
-use crate::resp::{Arguments, Combine, KeyRead, Read, read};
+use crate::resp::{Arguments, Combine, KeyRead, read};
 use crate::shard::apply::Missing;
 use crate::shard::{LATEST, Looked};
 
@@ -348,14 +348,6 @@ impl Reads {
             }
         }
         self.waiting_for_time.set(self.waiting_for_time.get() - 1);
-    }
-
-    /// Reads that walk the key space.
-    pub async fn slow(&self, core: &Core, read: &Read<'_>, form: Form, out: &mut Vec<u8>) {
-        let _ = (core, read);
-        let code = ErrorCode::Unsupported;
-        let appended = crate::resp::reply::append_error(code, form, out);
-        assert!(appended.is_ok(), "a read changes nothing, so its failure can be said");
     }
 }
 

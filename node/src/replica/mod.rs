@@ -21,26 +21,38 @@
 //! The journal decides when a write is durable, the replica in which order things happen, the
 //! applier what they do; this module only carries things between them.
 
+pub mod checkpoint;
+pub mod dispatch;
+pub mod pulse;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use ioring::sync::{self, Event};
 use ioring::{Frozen, Instant, Queue, spawn};
-use vsr::format::DataDirectory;
-use vsr::journal::Journal;
 use vsr::replica::{Append, Bottleneck, Refused, Replica};
-use wire::{ErrorCode, Op, Outcome, RequestView, Timestamp};
+use wire::operation::Opcode;
+use wire::{CheckpointId, ErrorCode, Op, Outcome, RequestView, Timestamp};
 
-use crate::core::{Core, moment};
+use crate::core::{Admission, Core, moment};
 use crate::metrics::{Counter, Stage};
-use crate::shard::apply::{Committed, Deliver};
+use crate::shard::apply::Deliver;
 use crate::status::ReplicaReport;
+
+use self::checkpoint::Checkpoints;
+use self::dispatch::Dispatch;
+
+/// The way from the log to the shards and back.
+pub struct Log {
+    /// Committed prepares on their way to the shards.
+    pub dispatch: Dispatch,
+    /// What makes the log before them unnecessary.
+    pub checkpoints: Checkpoints,
+}
 
 /// The replica and what surrounds it on its core.
 pub struct ReplicaCore {
     replica: RefCell<Replica>,
-    journal: RefCell<Option<Rc<Journal>>>,
-    _directory: DataDirectory,
     appends: sync::Queue<Append>,
     /// Something was submitted, or time is to be looked at.
     work: Event,
@@ -54,16 +66,9 @@ pub struct ReplicaCore {
 impl ReplicaCore {
     /// A replica that serves, and the journal that it continues.
     #[must_use]
-    pub fn new(
-        replica: Replica,
-        journal: Journal,
-        directory: DataDirectory,
-        pipeline_max: usize,
-    ) -> ReplicaCore {
+    pub fn new(replica: Replica, pipeline_max: usize) -> ReplicaCore {
         ReplicaCore {
             replica: RefCell::new(replica),
-            journal: RefCell::new(Some(Rc::new(journal))),
-            _directory: directory,
             appends: sync::Queue::new(pipeline_max),
             work: Event::new(),
             room: Event::new(),
@@ -85,6 +90,10 @@ impl ReplicaCore {
     /// Takes a request for the log; waits while there is no room. Its outcomes go where its tag
     /// says, also when it is refused.
     pub async fn submit(&self, core: &Core, request: &RequestView<'_>) {
+        if core.space.get() != Admission::All && !admits(core.space.get(), request) {
+            core.metrics.count(Counter::RefusedNoSpace);
+            return refuse(core, request, ErrorCode::NoSpace);
+        }
         loop {
             let refused = match self.replica.borrow_mut().on_request(request) {
                 Ok(()) => break,
@@ -138,7 +147,7 @@ impl ReplicaCore {
         loop {
             let next = self.replica.borrow_mut().next_commit();
             let Some(commit) = next else { return };
-            core.commit(Committed::new(&commit.header, &commit.frame, true));
+            core.log().dispatch.push(core, &commit.header, &commit.frame, true);
         }
     }
 
@@ -149,25 +158,33 @@ impl ReplicaCore {
         replica.commit()
     }
 
-    fn journal(&self) -> Rc<Journal> {
-        self.journal.borrow().clone().expect("writers are idle when the journal is closed")
-    }
-
     /// Whether nothing waits to be written or given out.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.replica.borrow().is_idle()
     }
 
-    /// Writes the journal's last marker.
-    ///
-    /// # Panics
-    /// Unless the replica is idle.
-    pub async fn close(&self) {
-        assert!(self.is_idle(), "a journal is closed when everything is written");
-        let journal = self.journal.borrow_mut().take().expect("a journal is closed once");
-        let journal = Rc::into_inner(journal).expect("no writer is busy");
-        journal.close().await;
+    /// A checkpoint is durable: there is room in the log.
+    pub fn on_checkpoint(&self, op: Op, id: CheckpointId) {
+        self.replica.borrow_mut().on_checkpoint(op, id);
+        self.work.notify();
+        self.room.notify();
+    }
+
+    /// Everything committed is applied: buffers came back.
+    pub fn on_applied(&self) {
+        if self.waiting_for_room.get() > 0 {
+            self.room.notify();
+        }
+        if self.replica.borrow().report().batch_size > 0 {
+            self.work.notify();
+        }
+    }
+
+    /// Has a pulse proposed, unless requests move the log on first.
+    pub fn request_pulse(&self) {
+        self.replica.borrow_mut().request_pulse();
+        self.work.notify();
     }
 
     /// The replica's numbers.
@@ -183,6 +200,16 @@ impl ReplicaCore {
             log_time_ns: report.log_time.0,
         }
     }
+}
+
+/// Whether nearly full grids take a request: all of its operations have to be of those that give
+/// space back.
+fn admits(admission: Admission, request: &RequestView<'_>) -> bool {
+    request.operations().all(|operation| match operation.opcode {
+        Opcode::Flush => true,
+        Opcode::Delete => admission == Admission::Deletes,
+        _ => false,
+    })
 }
 
 /// Answers every operation of a request that will not be done.
@@ -211,7 +238,7 @@ async fn drive(core: &Core) {
 async fn write(core: &Core) {
     let this = core.replica();
     while let Some(append) = this.appends.pop().await {
-        let journal = this.journal();
+        let journal = core.log().checkpoints.journal();
         let started = ioring::now();
         let frame = journal.frame(append.buffer).await;
         let bytes = frame.bytes().clone();

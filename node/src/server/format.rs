@@ -1,9 +1,15 @@
-//! Formatting a data directory: `vsr`'s part (journal and superblock) and each shard's grid file,
-//! on a runtime of its own.
+//! Formatting a data directory: `vsr`'s part (journal and superblock) and each shard's grid file.
+//!
+//! Relations between format-time values that only the storage engine knows are checked first, so
+//! that a directory that could not be started is never made.
 
 use std::path::Path;
 
 use ioring::uring::{self, Runtime};
+use vsr::superblock::State;
+
+use crate::shard;
+
 use vsr::format::{FormatError, FormatOptions};
 
 /// Why a directory was not formatted.
@@ -15,9 +21,16 @@ pub enum Error {
     /// The directory cannot be made.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// The storage engine cannot work with these values.
+    #[error("configuration: {0}")]
+    Storage(#[from] lsm::config::ConfigError),
+    /// Bars cannot be scheduled with these values.
+    #[error("configuration: {0}")]
+    Bars(#[from] lsm::bar::LimitsError),
 }
 
-/// Makes a data directory. `progress` is told bytes written and bytes in all.
+/// Makes a data directory, on a runtime of its own. `progress` is told bytes written and bytes in
+/// all.
 ///
 /// # Errors
 /// [`Error`]; then nothing is at `dir` that was not there before.
@@ -30,8 +43,27 @@ pub fn format(
     let runtime = Runtime::new(uring::Config { cpus, pin: false, ..uring::Config::default() })?;
     let part = (dir.to_owned(), options.clone(), progress);
     let results = runtime.run(vec![part], |(dir, options, progress)| async move {
-        let grid = async |_, _: &Path, _: &_| Ok(());
-        vsr::format::format(&dir, &options, grid, progress).await.map(|_| ())
+        format_here(&dir, &options, progress).await
     });
-    Ok(results.into_iter().collect::<Result<(), FormatError>>()?)
+    results.into_iter().collect()
+}
+
+/// As [`format`], on the runtime that this is called on.
+///
+/// # Errors
+/// As [`format`].
+pub async fn format_here(
+    dir: &Path,
+    options: &FormatOptions,
+    progress: impl FnMut(u64, u64),
+) -> Result<(), Error> {
+    options.configuration.validate().map_err(FormatError::from)?;
+    shard::open::config(&options.configuration, 0).validate()?;
+    shard::open::bar_limits(&options.configuration).validate()?;
+    let direct = options.direct;
+    let grid = async |shard, path: &Path, state: &State| {
+        shard::open::format(path, state, shard, direct).await
+    };
+    vsr::format::format(dir, options, grid, progress).await?;
+    Ok(())
 }

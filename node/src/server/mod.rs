@@ -33,7 +33,7 @@ use crate::core::Core;
 use crate::core::clients::OpenCount;
 use crate::status::{Identity, Phase, PhaseCell};
 
-pub use format::{Error as FormatError, format};
+pub use format::{Error as FormatError, format, format_here};
 pub use recover::RecoverError;
 
 /// How long an address in use is tried for: a killed process's sockets may outlive it for a moment.
@@ -79,6 +79,12 @@ pub enum StartError {
     /// The rings cannot be set up.
     #[error(transparent)]
     Runtime(#[from] uring::StartError),
+    /// Memory cannot be kept out of swap.
+    #[error(
+        "cannot lock memory ({0}): raise the limit (`ulimit -l unlimited`, `LimitMEMLOCK=infinity` \
+         in a unit, `--ulimit memlock=-1` for a container), or give --lock-memory no"
+    )]
+    LockMemory(std::io::Error),
     /// A thread cannot be started.
     #[error("cannot start the control plane: {0}")]
     Control(std::io::Error),
@@ -88,14 +94,21 @@ pub enum StartError {
 }
 
 /// What a core is started with.
-struct Part {
-    options: Options,
-    http: SocketAddr,
-    questions: Inbox<Question>,
-    phase: PhaseCell,
-    identity: Arc<OnceLock<Identity>>,
-    open: OpenCount,
-    serving: Box<dyn FnOnce(&Addresses) + Send>,
+pub struct Part {
+    /// What to run.
+    pub options: Options,
+    /// Where the control plane answers.
+    pub http: SocketAddr,
+    /// What the control plane asks.
+    pub questions: Inbox<Question>,
+    /// What the node does, for all threads.
+    pub phase: PhaseCell,
+    /// Who the node is, for all threads.
+    pub identity: Arc<OnceLock<Identity>>,
+    /// How many connections the node has open.
+    pub open: OpenCount,
+    /// Called once the node serves.
+    pub serving: Box<dyn FnOnce(&Addresses) + Send>,
 }
 
 /// Runs a node until it is told to stop. `serving` is called once it serves.
@@ -106,6 +119,9 @@ pub fn run(
     options: Options,
     serving: impl FnOnce(&Addresses) + Send + 'static,
 ) -> Result<(), StartError> {
+    if options.config.lock_memory {
+        ioring::lock_memory().map_err(StartError::LockMemory)?;
+    }
     let listener = bind(options.config.http)?;
     let phase = PhaseCell::default();
     let identity = Arc::new(OnceLock::new());
@@ -156,21 +172,24 @@ fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
     }
 }
 
-/// The life of a core.
-async fn serve(part: Part) -> Result<(), StartError> {
+/// The life of a core, on whatever runtime it was started: until the control plane asks it to stop.
+///
+/// # Errors
+/// [`StartError`], before it serves.
+pub async fn serve(part: Part) -> Result<(), StartError> {
     let Part { options, http, questions, phase, identity, open, serving } = part;
     let address = options.config.resp;
     let directory = recover::open(&options).await?;
     let listener = Listener::bind(address, ListenOptions::default())
         .map_err(|error| StartError::Listen { address, error })?;
     let resp = listener.local_addr();
-    let core = Rc::new(directory.core(&options, resp, phase.clone(), open));
+    let (core, unplayed) = directory.core(&options, resp, phase.clone(), open);
     identity.set(core.identity.clone()).expect("a node learns once who it is");
     let accepting = spawn(Queue::Foreground, "accept", connection::accept(core.clone(), listener));
     let stop = Rc::new(Event::new());
     let answering = answer(core.clone(), questions, stop.clone());
     spawn(Queue::Foreground, "control", answering).detach();
-    directory.replay(&core).await?;
+    unplayed.replay(&core).await?;
     phase.advance(Phase::Serving);
     tracing::info!(%resp, %http, "serving");
     serving(&Addresses { resp, http });
@@ -197,7 +216,8 @@ async fn answer(core: Rc<Core>, questions: Inbox<Question>, stop: Rc<Event>) {
 /// Finishes what was accepted: written, applied, answered; then the journal's last marker.
 async fn finish(core: &Core) {
     let replica = core.replica();
-    while !replica.is_idle() || core.applier.is_behind() {
+    let log = core.log();
+    while !replica.is_idle() || log.dispatch.is_behind() || core.applier.is_behind() {
         ioring::sleep(STOP_INTERVAL).await;
     }
     let deadline = ioring::now() + STOP_PATIENCE;
@@ -206,5 +226,8 @@ async fn finish(core: &Core) {
     }
     // Replies are handed to the kernel within the turn that rendered them.
     ioring::sleep(STOP_INTERVAL).await;
-    replica.close().await;
+    let journal = log.checkpoints.take_journal().expect("a journal is closed once");
+    if let Some(journal) = Rc::into_inner(journal) {
+        journal.close().await;
+    }
 }

@@ -12,26 +12,30 @@
 //! A crash during any of this changes nothing: the next start finds the same log, at most under a
 //! higher view.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 
 use ioring::BufferPool;
-use lsm::bar;
-use lsm::forest::{self, Forest};
-use vsr::format::{Configuration, DataDirectory, OpenError, OpenOptions};
+use ioring::sync::Event;
+use vsr::format::{DataDirectory, OpenError, OpenOptions};
 use vsr::journal::{self, Journal, ReadError, Recovered};
 use vsr::replica::{self, LogClock, LogHead, RecoveredLog, Replica};
-use wire::{Header, Timestamp};
+use wire::{Header, Op, ShardId, Timestamp};
 
 use super::Options;
 use crate::core::clients::{Clients, OpenCount};
 use crate::core::reads::Reads;
+use crate::core::walk::Walks;
 use crate::core::{Core, Desks, Vectors, moment};
 use crate::gateway::runs::Runs;
 use crate::metrics::Metrics;
-use crate::replica::ReplicaCore;
-use crate::shard::apply::{self, Applier, Committed};
-use crate::shard::{Generations, Shard, Shards};
+use crate::replica::checkpoint::Checkpoints;
+use crate::replica::dispatch::Dispatch;
+use crate::replica::{Log, ReplicaCore, pulse};
+use crate::resp::cursor::{Capacity, CursorTable};
+use crate::shard::apply::{self, Applier};
+use crate::shard::keeper::Keeper;
+use crate::shard::{self, Shard, Shards};
 use crate::status::{Identity, PhaseCell};
 use crate::topology::{CoreIndex, Topology};
 
@@ -49,6 +53,9 @@ pub enum RecoverError {
     /// Its journal cannot be trusted.
     #[error(transparent)]
     Journal(#[from] journal::RecoverError),
+    /// A shard's storage cannot be opened.
+    #[error(transparent)]
+    Shard(#[from] shard::open::OpenError),
     /// A frame went bad between recovery and replay.
     #[error("the journal cannot be replayed: {0}")]
     Read(#[from] ReadError),
@@ -61,6 +68,12 @@ pub enum RecoverError {
 pub(super) struct Opened {
     directory: DataDirectory,
     journal: Journal,
+    recovered: Recovered,
+    shards: Vec<Shard>,
+}
+
+/// What a replay still needs when the core has the rest.
+pub(super) struct Unplayed {
     recovered: Recovered,
 }
 
@@ -88,36 +101,44 @@ pub(super) async fn open(options: &Options) -> Result<Opened, RecoverError> {
         forgotten = recovered.forgotten,
         "journal recovered"
     );
-    Ok(Opened { directory, journal, recovered })
+    let shard_count = state.configuration.shard_count;
+    let cache_bytes = options.config.cache_bytes / u64::from(shard_count);
+    let mut shards = Vec::new();
+    for id in (0..shard_count).map(ShardId) {
+        let path = directory.grid_path(id);
+        shards.push(shard::open::open(&path, &state, id, cache_bytes, options.direct).await?);
+    }
+    Ok(Opened { directory, journal, recovered, shards })
 }
 
 impl Opened {
     /// The only core, with its shards as of the last checkpoint.
     pub(super) fn core(
-        &self,
+        self,
         options: &Options,
         resp: std::net::SocketAddr,
         phase: PhaseCell,
         open: OpenCount,
-    ) -> Core {
-        let state = self.directory.superblock.state();
+    ) -> (Rc<Core>, Unplayed) {
+        let Opened { directory, journal, recovered, shards } = self;
+        let state = directory.superblock.state();
         let (identity, configuration) = (state.identity, &state.configuration);
         let index = CoreIndex(0);
         let topology = Topology::new(1, configuration.shard_count, None);
-        let shards = topology.shards_of(index).map(|id| {
-            let memtable_bytes_max = bar_limits(configuration).memtable_bytes_max;
-            let forest = Forest::new(&forest::Options { memtable_bytes_max });
-            Shard::new(id, forest, Generations::default())
-        });
         let limits = apply::Limits {
             value_max: configuration.value_size_max,
             effects_max: u64::from(configuration.effects_size_max),
         };
-        let head = checkpoint_head(&self.directory);
+        let head = checkpoint_head(&state);
         let applied_time = Timestamp(head.version_max.0);
-        let shards = Shards::new(topology, shards.collect());
-        let prepare_size_max = configuration.prepare_size_max as usize;
-        Core {
+        let shards = Shards::new(topology, shards);
+        let mut random = ioring::random("node");
+        let table = CursorTable::new(index.0 as u8, Capacity::default(), random.next_u64());
+        let log = Log {
+            dispatch: Dispatch::new(shard::open::bar_limits(configuration), head.op),
+            checkpoints: Checkpoints::new(directory, journal),
+        };
+        let core = Rc::new_cyclic(|weak| Core {
             index,
             topology,
             metrics: Metrics::default(),
@@ -129,38 +150,60 @@ impl Opened {
             desks: Desks::default(),
             reads: Reads::default(),
             applier: Applier::new(shards, limits, head.op, applied_time),
-            replica: std::cell::OnceCell::new(),
+            space: Cell::default(),
+            activity: Event::new(),
+            keeper: Keeper::default(),
+            walks: Walks::new(table),
+            random: RefCell::new(random),
+            log: Some(log),
+            replica: OnceCell::new(),
+            weak: weak.clone(),
             connection_limits: options.connections,
-            request_limits: crate::resp::Limits::for_prepare(prepare_size_max),
+            request_limits: crate::resp::Limits::for_prepare(
+                configuration.prepare_size_max as usize,
+            ),
             clock: Cell::new(LogClock::new(applied_time, moment())),
             value_max: configuration.value_size_max as usize,
             started: ioring::now(),
-        }
+        });
+        (core, Unplayed { recovered })
     }
+}
 
+impl Unplayed {
     /// Replays the log and makes the core serve.
     pub(super) async fn replay(self, core: &Rc<Core>) -> Result<(), RecoverError> {
         let started = ioring::now();
-        let head = checkpoint_head(&self.directory);
+        let head = checkpoint_head(&core.log().checkpoints.directory().superblock.state());
         let mut log = RecoveredLog::at_checkpoint(head);
         Reads::start(core);
-        let mut frames = self.journal.replay(head.op.next(), self.recovered.head)?;
+        Keeper::start(core);
+        Checkpoints::start(core);
+        core.measure_space();
+        let journal = core.log().checkpoints.journal();
+        let mut frames = journal.replay(head.op.next(), self.recovered.head)?;
         while let Some(frame) = frames.next().await? {
             let header = Header::verify(&frame[journal::FRAME_HEADER_SIZE..])
                 .expect("the journal gives out frames that it has verified");
             log.replay(&header)?;
-            core.commit(Committed::new(&header, &frame, false));
+            core.log().dispatch.push(core, &header, &frame, false);
             core.applier.wait_applied(log.head().op).await;
         }
         drop(frames);
         let ops = log.head().op.0 - head.op.0;
         tracing::info!(ops, elapsed = ?(ioring::now() - started), "journal replayed");
-        self.serve(core, &log).await
+        self.serve(core, &log, head.op).await
     }
 
     /// Raises the view and hands the log to the replica.
-    async fn serve(self, core: &Rc<Core>, log: &RecoveredLog) -> Result<(), RecoverError> {
-        let state = self.directory.superblock.state();
+    async fn serve(
+        self,
+        core: &Rc<Core>,
+        log: &RecoveredLog,
+        checkpoint: Op,
+    ) -> Result<(), RecoverError> {
+        let superblock = &core.log().checkpoints.directory().superblock;
+        let state = superblock.state();
         let configuration = &state.configuration;
         let pipeline_max = usize::from(configuration.pipeline_max);
         let config = replica::Config {
@@ -177,6 +220,11 @@ impl Opened {
         let commit_max = self.recovered.commit_max.max(state.commit_max);
         let (id, view) = (state.checkpoint.id, state.view);
         let mut replica = Replica::recovered(config, pool, log, id, view, commit_max, moment())?;
+        // The replay may have taken a checkpoint of its own.
+        let (durable, id) = core.log().checkpoints.durable();
+        if durable > checkpoint {
+            replica.on_checkpoint(durable, id);
+        }
         let view = replica.view_to_persist().expect("a replica starts with a view to persist");
         let (tail, head) = (self.recovered.tail, log.head().op);
         let raise = move |state: &mut vsr::superblock::State| {
@@ -185,33 +233,19 @@ impl Opened {
             state.view_headers = tail;
             state.commit_max = head;
         };
-        self.directory.superblock.update(raise).await;
+        superblock.update(raise).await;
         replica.on_view_durable(view);
         core.clock.set(replica.clock());
-        let replica = ReplicaCore::new(replica, self.journal, self.directory, pipeline_max);
+        let replica = ReplicaCore::new(replica, pipeline_max);
         assert!(core.replica.set(replica).is_ok(), "a core gets its replica once");
         ReplicaCore::start(core, pipeline_max);
+        pulse::start(core);
         Ok(())
     }
 }
 
 /// The end of the log that the checkpoint contains.
-fn checkpoint_head(directory: &DataDirectory) -> LogHead {
-    let state = directory.superblock.state();
+fn checkpoint_head(state: &vsr::superblock::State) -> LogHead {
     let root = || LogHead::root(state.identity.cluster);
     state.checkpoint.header.as_ref().map_or_else(root, LogHead::of)
-}
-
-/// The numbers that bars are computed from.
-pub(super) fn bar_limits(configuration: &Configuration) -> bar::Limits {
-    let mut limits = bar::Limits {
-        memtable_bytes: configuration.memtable_size,
-        memtable_bytes_max: 0,
-        log_bytes_max: configuration.log_budget(),
-        prepare_bytes_max: journal::frame_size(configuration.prepare_size_max as usize) as u64,
-        effects_bytes_max: u64::from(configuration.effects_size_max),
-        pipeline: u64::from(configuration.pipeline_max),
-    };
-    limits.memtable_bytes_max = limits.memtable_bytes_needed();
-    limits
 }

@@ -8,9 +8,9 @@
 //! 2. When an entry is not in memory, the prepare stops at that operation. Its look-up and those of
 //!    all operations behind it that need one go to the grid together; when they are there the
 //!    prepare goes on where it stopped. Prepares behind it wait: versions are applied in order.
-//! 3. An all-or-none request is voted on before any of it is applied: by this core alone if all of
-//!    its keys are here, else together with the other cores concerned ([`super::votes`]).
-//! 4. After the last operation the shards do their beat, and the op counts as applied.
+//! 3. An all-or-none request is voted on before any of it is applied.
+//! 4. After the last operation the shards do their beat, and the op counts as applied. What has to
+//!    wait then (pulses, debt, the end of a bar) is the keeper's ([`super::keeper`]).
 //!
 //! As long as everything is in memory all of this is one synchronous call out of the commit: no
 //! task is woken, nothing is allocated. Only a prepare that has to wait goes on in the applier's
@@ -28,14 +28,16 @@ use std::collections::VecDeque;
 
 use ioring::Frozen;
 use ioring::sync::Event;
-use lsm::forest::{OwnedEntry, Read, Want};
+use lsm::bar::Step;
+use lsm::lookup::{OwnedEntry, Read, Want};
 use vsr::journal::BODY_OFFSET;
-use wire::message::Prepare;
+use wire::message::{Prepare, Purpose};
 use wire::operation::Opcode;
 use wire::{
     ClientTag, Header, Op, OperationView, Outcome, RequestView, Requests, Timestamp, Version,
 };
 
+use super::keeper::{self, Rest};
 use super::{LATEST, Looked, Shards};
 use crate::machine::{self, Budget, Context, Entry, Needs, Scratch, Verdict};
 
@@ -50,6 +52,10 @@ pub struct Committed {
     pub version_count: u32,
     /// Its requests.
     pub body: Frozen,
+    /// What the schedule says comes with it.
+    pub step: Step,
+    /// Whether it is a pulse.
+    pub pulse: bool,
     /// Whether somebody may be waiting for outcomes. Not so in a replay.
     pub live: bool,
 }
@@ -60,13 +66,15 @@ impl Committed {
     /// # Panics
     /// If the header is not a prepare's: only prepares are committed.
     #[must_use]
-    pub fn new(header: &Header, frame: &Frozen, live: bool) -> Committed {
+    pub fn new(header: &Header, frame: &Frozen, step: Step, live: bool) -> Committed {
         let prepare = header.tail::<Prepare>().expect("only prepares are committed");
         Committed {
             op: prepare.op,
             timestamp: prepare.timestamp,
             version_count: prepare.version_count,
             body: frame.slice(BODY_OFFSET..BODY_OFFSET + header.body_size()),
+            step,
+            pulse: prepare.purpose == Purpose::Pulse,
             live,
         }
     }
@@ -100,6 +108,10 @@ pub enum Progress {
     Idle,
     /// The prepare at the front waits for these look-ups.
     Waiting(Vec<Missing>),
+    /// The prepare at the front is applied; the rest of it is the keeper's.
+    Keeper(Rest),
+    /// The keeper is at work.
+    Kept,
 }
 
 /// An entry that was fetched for the prepare at the front.
@@ -138,6 +150,9 @@ impl Front {
 struct State {
     shards: Shards,
     queue: VecDeque<Committed>,
+    /// The keeper has the prepare at the front.
+    kept: bool,
+    reports: VecDeque<(u64, u64)>,
     front: Front,
     scratch: Scratch,
     key: Vec<u8>,
@@ -172,6 +187,8 @@ impl Applier {
         let state = State {
             shards,
             queue: VecDeque::with_capacity(64),
+            kept: false,
+            reports: VecDeque::with_capacity(4),
             front: Front::default(),
             scratch: Scratch::default(),
             key: Vec::with_capacity(2 * wire::operation::KEY_SIZE_MAX + 16),
@@ -239,24 +256,53 @@ impl Applier {
         }
     }
 
-    /// Applies what can be applied without waiting. `after` is called after each op.
-    pub fn advance(&self, deliver: &impl Deliver, after: impl Fn(&mut Shards, Op)) -> Progress {
+    /// Applies what can be applied without waiting.
+    pub fn advance(&self, deliver: &impl Deliver) -> Progress {
         let state = &mut *self.state.borrow_mut();
+        if state.kept {
+            return Progress::Kept;
+        }
         while let Some(committed) = state.queue.front().cloned() {
             if let Err(missing) = state.apply(&committed, deliver) {
                 return Progress::Waiting(missing);
             }
-            state.queue.pop_front();
-            state.front.end();
-            self.applied.set(committed.op);
-            self.applied_version.set(committed.version_last());
-            self.applied_time.set(committed.timestamp);
-            after(&mut state.shards, committed.op);
-            if !committed.live {
-                self.progressed.notify();
+            let pulse = committed.pulse.then_some(committed.timestamp);
+            let rest = Rest { op: committed.op, step: committed.step, pulse };
+            match keeper::settle(&mut state.shards, rest) {
+                Ok(report) => self.end_op(state, report),
+                Err(rest) => {
+                    state.kept = true;
+                    return Progress::Keeper(rest);
+                }
             }
         }
         Progress::Idle
+    }
+
+    /// The keeper has done the rest of the prepare at the front.
+    pub fn finished(&self, report: Option<(u64, u64)>) {
+        let state = &mut *self.state.borrow_mut();
+        assert!(state.kept, "the keeper finishes what it was given");
+        state.kept = false;
+        self.end_op(state, report);
+    }
+
+    /// The op at the front counts as applied.
+    fn end_op(&self, state: &mut State, report: Option<(u64, u64)>) {
+        let committed = state.queue.pop_front().expect("an op at the front was applied");
+        state.front.end();
+        state.reports.extend(report);
+        self.applied.set(committed.op);
+        self.applied_version.set(committed.version_last());
+        self.applied_time.set(committed.timestamp);
+        if !committed.live {
+            self.progressed.notify();
+        }
+    }
+
+    /// Takes the next report for the schedule: a group's number and the fullest memtable at its end.
+    pub fn take_report(&self) -> Option<(u64, u64)> {
+        self.state.borrow_mut().reports.pop_front()
     }
 
     /// Takes what was fetched for the prepare at the front.
@@ -338,7 +384,7 @@ impl State {
                 };
                 self.apply_operation(&operation, number, &context, outcome)?;
             } else {
-                self.apply_to_table(&operation);
+                self.apply_to_table(&operation, cursor.timestamp.version(number));
                 if cursor.live {
                     let outcome = Outcome::done(wire::Value::Ok, Version(0));
                     deliver.deliver(request.tag(), index as u32, &outcome);
@@ -351,10 +397,10 @@ impl State {
     }
 
     /// What concerns every shard.
-    fn apply_to_table(&mut self, operation: &OperationView<'_>) {
+    fn apply_to_table(&mut self, operation: &OperationView<'_>, version: Version) {
         if operation.opcode == Opcode::Flush {
             for shard in self.shards.iter_mut() {
-                shard.flush(operation.table);
+                shard.flush(operation.table, version);
             }
         }
     }

@@ -12,9 +12,14 @@
 //! back when the shard is opened ([`Generations::encode`]).
 
 pub mod apply;
+pub mod keeper;
+pub mod open;
 
-use lsm::forest::{Forest, Lookup, Read, Want};
+use lsm::bar::BarEnd;
+use lsm::checkpoint::Checkpoint;
+use lsm::forest::{BarError, Forest};
 use lsm::key::{self, Prefix};
+use lsm::lookup::{Lookup, Read, Want};
 use lsm::tree::Tree;
 use wire::{ShardId, Slot, TableId, Version};
 
@@ -86,6 +91,8 @@ pub struct Shard {
     id: ShardId,
     forest: Forest,
     generations: Generations,
+    /// The generations at the end of the bar before this one: what a checkpoint keeps.
+    generations_bar: Generations,
 }
 
 /// What a look-up in memory came to.
@@ -100,7 +107,8 @@ impl Shard {
     /// A shard over an open forest.
     #[must_use]
     pub fn new(id: ShardId, forest: Forest, generations: Generations) -> Shard {
-        Shard { id, forest, generations }
+        let generations_bar = generations.clone();
+        Shard { id, forest, generations, generations_bar }
     }
 
     /// Its number.
@@ -115,11 +123,6 @@ impl Shard {
         &self.forest
     }
 
-    /// Its forest, for the applier.
-    pub fn forest_mut(&mut self) -> &mut Forest {
-        &mut self.forest
-    }
-
     /// Its tables' generations.
     #[must_use]
     pub fn generations(&self) -> &Generations {
@@ -127,8 +130,17 @@ impl Shard {
     }
 
     /// Empties a table.
-    pub fn flush(&mut self, table: TableId) {
+    pub fn flush(&mut self, table: TableId, version: Version) {
         self.generations.raise(table);
+        self.forest.set_generation(table.0, self.generations.get(table), version.0);
+    }
+
+    /// Ends the bar; what a checkpoint keeps beside the trees is as of the end of the bar before,
+    /// like the trees.
+    fn end_bar(&mut self, end: &BarEnd) -> Result<Option<Checkpoint>, BarError> {
+        let checkpoint = self.forest.bar_end(end, &self.generations_bar.encode())?;
+        self.generations_bar.clone_from(&self.generations);
+        Ok(checkpoint)
     }
 
     /// Writes a key's encoded form into `out`.
@@ -218,10 +230,15 @@ impl Shards {
         self.index(slot).map(|index| &self.shards[index])
     }
 
+    /// The one at `index` among this core's.
+    #[must_use]
+    pub fn at(&self, index: usize) -> &Shard {
+        &self.shards[index]
+    }
+
     /// The same, to change it.
-    #[inline]
-    pub fn of_slot_mut(&mut self, slot: Slot) -> Option<&mut Shard> {
-        self.index(slot).map(|index| &mut self.shards[index])
+    pub fn at_mut(&mut self, index: usize) -> &mut Shard {
+        &mut self.shards[index]
     }
 
     /// All of them.

@@ -72,6 +72,9 @@ pub(crate) fn format(dir: &std::path::Path, options: &FormatOptions) -> Outcome 
         node::server::FormatError::Format(
             error @ (FormatError::Configuration(_) | FormatError::Replica { .. }),
         ) => Failure::Usage(anyhow!(error)),
+        error @ (node::server::FormatError::Storage(_) | node::server::FormatError::Bars(_)) => {
+            Failure::Usage(anyhow!(error))
+        }
         node::server::FormatError::Format(
             error @ (FormatError::NotEmpty(_) | FormatError::Busy(_)),
         ) => Failure::Refused(anyhow!(error)),

@@ -1,0 +1,139 @@
+//! Dispatch: committed prepares to the shards, with what the schedule says comes with each.
+//!
+//! The schedule ([`lsm::bar::Schedule`]) is a pure function of the log; this is where the log meets
+//! it, in a replay and in live running alike:
+//!
+//! 1. a committed prepare is weighed (its frame in the log, what it can add to a memtable) and
+//!    stands in line;
+//! 2. the front of the line goes to the applier as soon as the schedule is ready for it: an op that
+//!    closes a group waits for the report of the group before;
+//! 3. reports move the line on.
+//!
+//! Prepares in line hold their buffers; when these run out, nothing more is given an op. So shards
+//! that are behind slow down writes, and the line cannot grow beyond the pool.
+//!
+//! The header of each bar's last prepare is kept until a checkpoint of it is durable.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+
+use ioring::Frozen;
+use lsm::bar::{Limits, Schedule, Step, Weight};
+use lsm::memtable::Memtable;
+use vsr::journal::frame_size;
+use wire::message::{Prepare, Purpose};
+use wire::{Header, Op, Requests};
+
+use crate::core::Core;
+use crate::shard::apply::Committed;
+
+/// Last prepares of bars that are kept: the bar under way may take a checkpoint of the one before.
+const BAR_HEADERS: usize = 4;
+/// What an encoded key has beyond its user key when nothing is escaped.
+const KEY_OVERHEAD: usize = 11;
+
+struct Waiting {
+    op: Op,
+    header: Header,
+    frame: Frozen,
+    weight: Weight,
+    live: bool,
+}
+
+/// The line between the log and the shards.
+pub struct Dispatch {
+    schedule: RefCell<Schedule>,
+    line: RefCell<VecDeque<Waiting>>,
+    pumping: Cell<bool>,
+    bar_headers: RefCell<VecDeque<(Op, Header)>>,
+}
+
+impl Dispatch {
+    /// The line right after a checkpoint.
+    #[must_use]
+    pub fn new(limits: Limits, checkpoint: Op) -> Dispatch {
+        Dispatch {
+            schedule: RefCell::new(Schedule::new(limits, checkpoint.0)),
+            line: RefCell::new(VecDeque::with_capacity(32)),
+            pumping: Cell::new(false),
+            bar_headers: RefCell::new(VecDeque::with_capacity(BAR_HEADERS)),
+        }
+    }
+
+    /// Takes a committed prepare, and dispatches what can be.
+    pub fn push(&self, core: &Core, header: &Header, frame: &Frozen, live: bool) {
+        let prepare = header.tail::<Prepare>().expect("only prepares are committed");
+        let body = vsr::journal::BODY_OFFSET..vsr::journal::BODY_OFFSET + header.body_size();
+        let weight = Weight {
+            log_bytes: frame_size(header.size()) as u64,
+            memtable_bytes: memtable_bytes(&frame[body]),
+            pulse: prepare.purpose == Purpose::Pulse,
+        };
+        let waiting =
+            Waiting { op: prepare.op, header: *header, frame: frame.clone(), weight, live };
+        self.line.borrow_mut().push_back(waiting);
+        self.pump(core);
+    }
+
+    /// Takes the report of a group, and dispatches what waited for it.
+    pub fn report(&self, core: &Core, group: u64, memtable_bytes: u64) {
+        self.schedule.borrow_mut().report(group, memtable_bytes);
+        self.pump(core);
+    }
+
+    /// Dispatches from the front of the line. Applying may report: whoever reports within a pump
+    /// leaves the rest to it.
+    fn pump(&self, core: &Core) {
+        if self.pumping.replace(true) {
+            return;
+        }
+        while let Some((waiting, step)) = self.next() {
+            core.commit(Committed::new(&waiting.header, &waiting.frame, step, waiting.live));
+        }
+        self.pumping.set(false);
+    }
+
+    fn next(&self) -> Option<(Waiting, Step)> {
+        let line = &mut *self.line.borrow_mut();
+        let schedule = &mut *self.schedule.borrow_mut();
+        if !schedule.ready(&line.front()?.weight) {
+            return None;
+        }
+        let waiting = line.pop_front()?;
+        let step = schedule.dispatch(waiting.op.0, &waiting.weight);
+        if let Some(end) = step.bar_end {
+            let headers = &mut *self.bar_headers.borrow_mut();
+            if headers.len() == BAR_HEADERS {
+                headers.pop_front();
+            }
+            headers.push_back((Op(end.op), waiting.header));
+        }
+        Some((waiting, step))
+    }
+
+    /// The last prepare of a bar.
+    ///
+    /// # Panics
+    /// If it was not kept: checkpoints are of the bar before the one that just ended.
+    #[must_use]
+    pub fn bar_header(&self, op: Op) -> Header {
+        let headers = self.bar_headers.borrow();
+        let found = headers.iter().find(|(last, _)| *last == op);
+        found.expect("a checkpoint is of a bar that ended lately").1
+    }
+
+    /// Whether a prepare is committed and not dispatched.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        !self.line.borrow().is_empty()
+    }
+}
+
+/// What a prepare's requests can add to one memtable.
+fn memtable_bytes(body: &[u8]) -> u64 {
+    let entry = |operation: wire::OperationView<'_>| {
+        let key = KEY_OVERHEAD + operation.key.len();
+        Memtable::entry_bytes(key, operation.value.len()) as u64
+    };
+    Requests::of_body(body).flat_map(|request| request.operations()).map(entry).sum()
+}

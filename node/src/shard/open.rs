@@ -1,0 +1,145 @@
+//! Making and opening a shard's storage: what `format` recorded, as the storage engine's settings.
+
+use std::io;
+use std::path::Path;
+
+use ioring::Direct;
+use lsm::bar;
+use lsm::block::{BlockAddress, BlockReference, Identity};
+use lsm::checkpoint::Root;
+use lsm::config::{Compression, Config, LEVELS_MAX};
+use lsm::forest::{Forest, Options};
+use lsm::grid::{Grid, Owner};
+use lsm::{block, checkpoint, grid, key, memtable};
+use vsr::format::Configuration;
+use vsr::journal;
+use vsr::superblock::State;
+use wire::{RootReference, ShardId};
+
+use super::{Generations, GenerationsError, Shard};
+
+/// Encoded operations have at least this many bytes: a header and a padded key.
+const OPERATION_SIZE_MIN: u64 = 40;
+/// What an encoded key has beyond its user key.
+const KEY_OVERHEAD: u64 = 16;
+
+/// Why a shard's storage cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The grid file.
+    #[error(transparent)]
+    Grid(#[from] grid::OpenError),
+    /// The last checkpoint.
+    #[error("shard {shard}: {source}")]
+    Checkpoint {
+        /// The shard.
+        shard: ShardId,
+        /// Why.
+        source: checkpoint::OpenError,
+    },
+    /// What the checkpoint keeps beside the trees.
+    #[error("shard {shard}: {source}")]
+    Generations {
+        /// The shard.
+        shard: ShardId,
+        /// Why.
+        source: GenerationsError,
+    },
+}
+
+/// The storage engine's settings for a shard.
+#[must_use]
+pub fn config(configuration: &Configuration, cache_bytes: u64) -> Config {
+    let standard = Config::standard();
+    let key_size_max = usize::from(configuration.key_size_max);
+    let block_size = configuration.block_size;
+    let body = u64::from(block_size) - block::HEADER_SIZE as u64;
+    let chunk_max = u32::try_from(body * 4 / 64 * 64).unwrap_or(u32::MAX);
+    let mut compression = [Compression::None; LEVELS_MAX];
+    for (to, from) in compression.iter_mut().zip(configuration.compression) {
+        *to = if from == 1 { Compression::Lz4 } else { Compression::None };
+    }
+    Config {
+        block_size,
+        page_size: configuration.page_size,
+        key_size_max: key::encoded_len_max(key_size_max, 8 + key_size_max) as u32,
+        value_size_max: configuration.value_size_max,
+        levels: configuration.levels.min(LEVELS_MAX as u8),
+        growth_factor: u32::from(configuration.growth_factor),
+        compression,
+        history_window: configuration.history_window_ns,
+        memtable_bytes: configuration.memtable_size,
+        grid_blocks_max: configuration.grid_size_max / u64::from(block_size),
+        free_set_chunk_blocks: standard.free_set_chunk_blocks.min(chunk_max),
+        cache_bytes,
+        ..standard
+    }
+}
+
+/// The numbers that bars are computed from.
+#[must_use]
+pub fn bar_limits(configuration: &Configuration) -> bar::Limits {
+    let prepare = u64::from(configuration.prepare_size_max);
+    // One prepare, all of it on one shard: as many of the smallest operations as fit, each with an
+    // entry of its own, keys escaped to twice their length, and what their effects add.
+    let entries = prepare / OPERATION_SIZE_MIN * (memtable::ENTRY_OVERHEAD as u64 + KEY_OVERHEAD);
+    let mut limits = bar::Limits {
+        memtable_bytes: configuration.memtable_size,
+        memtable_bytes_max: 0,
+        log_bytes_max: configuration.log_budget(),
+        prepare_bytes_max: journal::frame_size(configuration.prepare_size_max as usize) as u64,
+        effects_bytes_max: u64::from(configuration.effects_size_max) + 2 * prepare + entries,
+        pipeline: u64::from(configuration.pipeline_max),
+    };
+    limits.memtable_bytes_max = limits.memtable_bytes_needed();
+    limits
+}
+
+fn owner(state: &State, shard: ShardId) -> Owner {
+    Owner {
+        identity: Identity { cluster: state.identity.cluster.0, shard: shard.0 },
+        replica: state.identity.replica.0,
+        incarnation: state.identity.incarnation.0,
+    }
+}
+
+/// Makes a shard's grid file.
+///
+/// # Errors
+/// What the file system says.
+pub async fn format(path: &Path, state: &State, shard: ShardId, direct: Direct) -> io::Result<()> {
+    let config = config(&state.configuration, 0);
+    let made = Grid::format(path, owner(state, shard), &config, direct).await;
+    made.map_err(io::Error::other)
+}
+
+/// Opens a shard as of the last checkpoint.
+///
+/// # Errors
+/// [`OpenError`] naming file and cause.
+pub async fn open(
+    path: &Path,
+    state: &State,
+    shard: ShardId,
+    cache_bytes: u64,
+    direct: Direct,
+) -> Result<Shard, OpenError> {
+    let config = config(&state.configuration, cache_bytes);
+    let grid = Grid::open(path, owner(state, shard), &config, direct).await?;
+    let root = state.checkpoint.shards.get(usize::from(shard.0)).and_then(root);
+    let options =
+        Options { memtable_bytes_max: bar_limits(&state.configuration).memtable_bytes_max };
+    let opened = Forest::open(grid, root.as_ref(), options).await;
+    let (forest, extra) = opened.map_err(|source| OpenError::Checkpoint { shard, source })?;
+    let generations =
+        Generations::decode(&extra).map_err(|source| OpenError::Generations { shard, source })?;
+    Ok(Shard::new(shard, forest, generations))
+}
+
+/// A root as the storage engine takes it; none before the first checkpoint.
+fn root(reference: &RootReference) -> Option<Root> {
+    let address = BlockAddress::new(reference.address())?;
+    let size = u32::try_from(reference.size()).ok()?;
+    let checksum = block::Checksum(reference.checksum().0);
+    Some(Root(BlockReference { address, size, checksum }))
+}
