@@ -17,7 +17,7 @@ fn buffers_are_aligned_and_zeroed_at_first() {
     let pool = BufferPool::new("test", 1000, 3);
     let buffers: Vec<_> = std::iter::from_fn(|| pool.try_take()).collect();
     assert_eq!(buffers.len(), 3);
-    assert!(buffers.iter().all(|buffer| buffer.as_ptr() as usize % ALIGNMENT == 0));
+    assert!(buffers.iter().all(|buffer| (buffer.as_ptr() as usize).is_multiple_of(ALIGNMENT)));
     assert!(buffers.iter().all(|buffer| buffer.len() == ALIGNMENT));
 }
 
