@@ -1,6 +1,7 @@
 //! The journal on a real ring and on a simulated disk.
 
 mod crash;
+mod faults;
 pub(crate) mod support;
 
 use super::*;

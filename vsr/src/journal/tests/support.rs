@@ -9,7 +9,9 @@ use wire::{
 };
 
 use crate::format::{self, Configuration, DataDirectory, FormatOptions};
-use crate::journal::{BODY_OFFSET, FRAME_HEADER_SIZE, Journal, Options, RecoverError, Recovered};
+use crate::journal::{
+    BODY_OFFSET, FRAME_HEADER_SIZE, Journal, Location, Options, RecoverError, Recovered,
+};
 use crate::superblock::Checkpoint;
 
 /// Runs a test on one core of the real runtime.
@@ -68,7 +70,6 @@ pub(crate) struct TestLog {
 }
 
 #[derive(Debug)]
-#[expect(dead_code, reason = "shown when a test fails")]
 pub(crate) enum TestError {
     Open(format::OpenError),
     Recover(RecoverError),
@@ -92,6 +93,11 @@ impl TestLog {
     pub(crate) fn next(&mut self, size: usize) -> (Header, Buffer) {
         self.head = self.head.next();
         let body = body(self.head, size);
+        self.seal(&body)
+    }
+
+    fn seal(&mut self, body: &[u8]) -> (Header, Buffer) {
+        let size = body.len();
         let tail = Prepare {
             parent: self.parent,
             checkpoint: CheckpointId(0),
@@ -103,22 +109,36 @@ impl TestLog {
             purpose: Purpose::Requests,
         };
         let draft = Draft { cluster: ClusterId(7), view: self.view, ..Draft::default() };
-        let header = draft.seal(&tail, &body);
+        let header = draft.seal(&tail, body);
         self.parent = header.checksum();
         let mut buffer = Buffer::zeroed(super::frame_size(HEADER_SIZE + size));
         buffer.fill(0xee);
         buffer[FRAME_HEADER_SIZE..BODY_OFFSET].copy_from_slice(header.bytes());
-        buffer[BODY_OFFSET..BODY_OFFSET + size].copy_from_slice(&body);
+        buffer[BODY_OFFSET..BODY_OFFSET + size].copy_from_slice(body);
         (header, buffer)
     }
 
     pub(crate) async fn append(&mut self, size: usize) {
-        let (_, buffer) = self.next(size);
+        let body = body(self.head.next(), size);
+        self.append_body(body).await;
+    }
+
+    pub(crate) async fn append_body(&mut self, body: Vec<u8>) {
+        self.head = self.head.next();
+        let (_, buffer) = self.seal(&body);
         let frame = self.journal.frame(buffer).await;
         let op = self.journal.append(frame).await;
         assert_eq!(op, self.head);
         self.commit = op;
         self.journal.note_commit(op);
+    }
+
+    /// Where the frames behind the checkpoint are, in op order.
+    pub(crate) fn locations(&self) -> Vec<Location> {
+        let state = self.journal.shared.state.borrow();
+        let first = state.ring.checkpoint().0 + 1;
+        let ops = (first..=self.head.0).map(Op);
+        ops.map(|op| state.ring.locate(op).expect("it was appended").0).collect()
     }
 
     /// Advances the checkpoint to `op`, superblock first.
