@@ -240,7 +240,9 @@ fn generate(
         ("-r", options.keys.to_string()),
     ];
     let mut command = pinned(options.client_cpu, "redis-benchmark");
-    arguments.iter().for_each(|(flag, value)| drop(command.args([flag, value.as_str()])));
+    for (flag, value) in &arguments {
+        command.args([flag, value.as_str()]);
+    }
     let output = command.arg("--csv").output().map_err(|source| CompareError::Program {
         program: "redis-benchmark".to_owned(),
         source,

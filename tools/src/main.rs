@@ -31,6 +31,7 @@ enum Command {
     Bench(commands::bench::Arguments),
     CheckHost(commands::check_host::Arguments),
     Inspect(commands::inspect::Arguments),
+    Verify(commands::verify::Arguments),
     Ctl(commands::ctl::Arguments),
     Status(commands::status::Arguments),
     Completions(commands::completions::Arguments),
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::CheckHost(arguments) => commands::check_host::run(&arguments),
         Command::Inspect(arguments) => commands::inspect::run(&arguments),
+        Command::Verify(arguments) => commands::verify::run(&arguments),
         Command::Ctl(arguments) => commands::ctl::run(&arguments),
         Command::Status(arguments) => commands::status::run(&arguments),
         Command::Completions(arguments) => {

@@ -16,7 +16,7 @@ mod connection;
 mod tally;
 mod verify;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::rc::Rc;
 use std::time::Duration;
@@ -180,7 +180,6 @@ struct Shared {
     options: Options,
     ledger: RefCell<Ledger>,
     tally: RefCell<Tally>,
-    stop: Cell<bool>,
 }
 
 async fn measure(
@@ -193,7 +192,6 @@ async fn measure(
     let shared = Rc::new(Shared {
         ledger: RefCell::new(ledger),
         tally: RefCell::new(Tally::new(options.clients)),
-        stop: Cell::new(false),
         options,
     });
     let mut drivers = Vec::new();

@@ -11,3 +11,4 @@ pub(crate) mod inspect;
 pub(crate) mod settings;
 pub(crate) mod start;
 pub(crate) mod status;
+pub(crate) mod verify;

@@ -62,7 +62,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
 }
 
 /// Reads superblock and, when asked for, journal.
-fn read(dir: &Path, journal: bool) -> Result<DirectoryReport, Failure> {
+pub(crate) fn read(dir: &Path, journal: bool) -> Result<DirectoryReport, Failure> {
     let path = dir.to_owned();
     let report = runtime::run(move || {
         let path = path.clone();

@@ -1,0 +1,90 @@
+//! `quorate verify`: reads every byte that matters, reports every fault, changes nothing.
+
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+use serde::Serialize;
+use serde_json::json;
+use vsr::format::inspect::DirectoryReport;
+
+use crate::commands::inspect;
+use crate::outcome::{Failure, Outcome, print_line};
+
+/// Read every byte that matters and report every fault; changes nothing
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  quorate verify --dir /var/lib/quorate/0\n\nExit code 0 on an \
+                        undamaged directory, 4 on a damaged one.")]
+pub(crate) struct Arguments {
+    /// The data directory; no node may have it open
+    #[arg(long, value_name = "FOLDER", default_value = "./quorate-dev")]
+    dir: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// One thing that is not as it was written.
+#[derive(Debug, Serialize)]
+struct Fault {
+    file: String,
+    offset: Option<u64>,
+    what: String,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    let report = inspect::read(&arguments.dir, true)?;
+    let faults = faults(&report);
+    let prepares = report.journal.as_ref().map_or(0, |journal| journal.ops.len());
+    if arguments.json {
+        print_line(json!({ "dir": arguments.dir, "prepares": prepares, "faults": faults }));
+    } else {
+        print_line(format_args!(
+            "superblock   8 copies read\njournal      {prepares} prepares read"
+        ));
+        for Fault { file, offset, what } in &faults {
+            let place = offset.map_or(String::new(), |offset| format!(" at offset {offset}"));
+            print_line(format_args!("FAULT        {file}{place}: {what}"));
+        }
+    }
+    match faults.len() {
+        0 => {
+            if !arguments.json {
+                print_line("undamaged");
+            }
+            Ok(())
+        }
+        count => Err(Failure::Corrupt(anyhow!(
+            "{count} faults in {}: keep a copy of the directory before anything else; a replica \
+             of a cluster can be rebuilt from the others",
+            arguments.dir.display()
+        ))),
+    }
+}
+
+fn faults(report: &DirectoryReport) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut add = |offset: Option<u64>, what: String| {
+        faults.push(Fault { file: vsr::format::JOURNAL.to_owned(), offset, what });
+    };
+    for (slot, reading) in report.readings.copies.iter().enumerate() {
+        if let Err(fault) = reading {
+            let offset = (slot * vsr::superblock::COPY_SIZE) as u64;
+            add(Some(offset), format!("superblock copy {slot} {fault}"));
+        }
+    }
+    if let Err(error) = &report.decision {
+        add(None, error.to_string());
+    }
+    if report.missing > 0 {
+        add(None, format!("the file is {} bytes too short", report.missing));
+    }
+    if let Some(journal) = &report.journal {
+        for damaged in &journal.damaged {
+            add(Some(damaged.offset), format!("op {} was durable once, now damaged", damaged.op));
+        }
+        if let Some(contradiction) = &journal.contradiction {
+            add(None, contradiction.to_string());
+        }
+    }
+    faults
+}
