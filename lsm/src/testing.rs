@@ -32,7 +32,11 @@ pub(crate) fn run<F: Future<Output = ()> + 'static>(main: impl FnOnce() -> F + '
 
 /// A freshly formatted grid.
 pub(crate) async fn grid(config: &Config) -> Rc<Grid> {
-    let path = Path::new(PATH);
+    grid_at(Path::new(PATH), config).await
+}
+
+/// A freshly formatted grid in another file.
+pub(crate) async fn grid_at(path: &Path, config: &Config) -> Rc<Grid> {
     Grid::format(path, OWNER, config, Direct::Required).await.unwrap();
     ioring::fs::sync_dir("/".as_ref()).unwrap();
     Grid::open(path, OWNER, config, Direct::Required).await.unwrap()

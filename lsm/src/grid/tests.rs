@@ -395,3 +395,27 @@ fn another_owner_or_a_damaged_header_is_refused_by_name() {
     let error = open(&mut written, OWNER).unwrap_err();
     assert!(matches!(error, OpenError::Header { .. }), "{error}");
 }
+
+/// An intact page of another block at the page's place, as a lost write or a reused block leaves
+/// it: its own checksum is right, the index's is not.
+#[test]
+fn an_intact_page_of_another_block_is_not_taken() {
+    let mut written = written();
+    let key = b"key00100".to_vec();
+    let page = written.page_of(&key);
+    let mut others = written.entries.clone();
+    for value in others.values_mut() {
+        value.fill(99);
+    }
+    let rewrite = move || async move {
+        let grid = testing::grid_at(Path::new("/other.grid"), &Config::test_min()).await;
+        write(&grid, &others, Level(0)).await;
+    };
+    written.world.run(written.node, rewrite).unwrap();
+    let other = written.world.disk(written.node).contents(Path::new("/other.grid")).unwrap();
+    let start = page.address.offset(Config::test_min().block_size);
+    let block = &other[start as usize..start as usize + Config::test_min().block_size as usize];
+    written.world.disk(written.node).overwrite(PATH.as_ref(), start, block).unwrap();
+    let corrupt = corrupt(written.get(&key).0);
+    assert!(matches!(corrupt.fault, BlockFault::PageChecksum { .. }), "{corrupt}");
+}
