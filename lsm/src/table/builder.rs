@@ -135,7 +135,7 @@ impl Builder {
         self.end_page();
         let raw_len = self.page.raw_len_with(entry);
         let open = self.open.as_mut().expect("checked above");
-        if !fits_block(&self.config, open, raw_len) {
+        if !fits_block(&self.config, self.compression, open, raw_len) {
             return Push::BlockFull;
         }
         open.page_budget = page_budget(&self.config, open.position);
@@ -159,7 +159,7 @@ impl Builder {
     fn page_takes(&self, open: &OpenBlock, entry: &EntryRef<'_>) -> bool {
         let len = self.page.raw_len();
         let len_with = self.page.raw_len_with(entry);
-        if !fits_block(&self.config, open, len_with) {
+        if !fits_block(&self.config, self.compression, open, len_with) {
             return false;
         }
         let slot = self.config.page_size as usize;
@@ -305,9 +305,14 @@ fn page_budget(config: &Config, position: usize) -> usize {
     if left * 2 < slot { slot } else { left }
 }
 
-/// Whether a page of this length, and the directory with one more record, fit the block.
-fn fits_block(config: &Config, open: &OpenBlock, len: usize) -> bool {
-    let end = place(config, open.position, len) + len;
+/// Whether a page of this raw length, and the directory with one more record, fit the block. A
+/// page that compression makes shorter may begin later than it would raw: at the next slot.
+fn fits_block(config: &Config, codec: Compression, open: &OpenBlock, len: usize) -> bool {
+    let start = match codec {
+        Compression::None => place(config, open.position, len),
+        Compression::Lz4 => open.position.next_multiple_of(config.page_size as usize),
+    };
     let directory = (open.directory.len() + 1) * DIRECTORY_ENTRY_SIZE;
-    end.next_multiple_of(DIRECTORY_ENTRY_SIZE) + directory <= config.block_size as usize
+    let end = (start + len).next_multiple_of(DIRECTORY_ENTRY_SIZE);
+    end + directory <= config.block_size as usize
 }

@@ -342,9 +342,9 @@ fn golden_bytes() {
     ];
     assert_eq!(checksums(0), golden);
     let golden_compressed = [
-        "71ae73b00aea08eb0cec9970382d703a",
-        "23ae03abede0e20d449609c202efc354",
-        "6b7ef3f79eafe1bc0466882814aac5fa",
+        "9c6548a85264558279295539d262fd88",
+        "d626b6bda3bafa73f437ad71bbb42705",
+        "97be124e5c091dd3a39f594a0337a30a",
     ];
     assert_eq!(checksums(2), golden_compressed);
 }
