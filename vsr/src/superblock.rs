@@ -17,6 +17,9 @@
 //! everything an update refers to is durable before the update begins. It is never a version
 //! older than one that was in effect, unless five or more copies are lost.
 //!
+//! Opening makes durable what it read before it builds on it: after a kill, copies may be in the
+//! device's cache only.
+//!
 //! A failed write ends the process: what the device then holds is unknown, so nothing that was
 //! promised by the update could be relied on.
 
@@ -427,6 +430,66 @@ impl SuperBlock {
         for slot in (0..COPIES).filter(|&slot| decision.rewrite[slot]) {
             let start = slot * COPY_SIZE;
             self.write(zone.slice(start..start + COPY_SIZE), start).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::{ClusterId, Incarnation, ReplicaId};
+
+    use super::*;
+
+    fn formatted() -> State {
+        let (cluster, replica) = (ClusterId(7), ReplicaId(2));
+        let identity = Identity { cluster, replica, incarnation: Incarnation(77) };
+        let configuration = Configuration { replica_count: 3, ..Configuration::default() };
+        State { release: Release(5), ..State::formatted(identity, configuration) }
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let mut zone = vec![0; ZONE_SIZE];
+        image(&formatted(), 1, Checksum::default(), &mut zone);
+        assert_eq!(zone[16..26], *b"QRTSUPER\0\0");
+        assert_eq!(zone[COPY_SIZE + 24], 1, "the second copy says so");
+        assert_eq!((zone[32], zone[36], zone[40]), (1, 5, 1));
+        assert_eq!((zone[64], zone[80], zone[96], zone[100], zone[128]), (7, 77, 2, 8, 3));
+        let sum = wire::checksum(&zone);
+        assert_eq!(sum, GOLDEN, "{sum}");
+    }
+
+    const GOLDEN: Checksum = Checksum(0xe2c0_9df1_5198_0bd8_3a58_0368_ac18_6d8b);
+
+    #[test]
+    fn a_state_survives_a_round_trip_in_every_copy() {
+        let mut state = formatted();
+        state.view = View(9);
+        state.log_view = View(8);
+        state.commit_max = Op(12);
+        state.sync = Some((Op(3), Op(4)));
+        state.checkpoint.sessions = RootReference::new(4, 5, Checksum(6));
+        state.checkpoint.shards[3] = RootReference::new(7, 8, Checksum(9));
+        let mut zone = vec![0; ZONE_SIZE];
+        let sum = image(&state, 4, Checksum(1), &mut zone);
+        for (slot, bytes) in zone.chunks_exact(COPY_SIZE).enumerate() {
+            let copy = Copy::verify(bytes, slot).unwrap();
+            assert_eq!(State::decode(copy), state);
+            let version = version(copy);
+            assert_eq!((version.checksum, version.parent), (sum, Checksum(1)));
+            assert!(Copy::verify(bytes, (slot + 1) % COPIES).is_err());
+        }
+    }
+
+    #[test]
+    fn every_byte_of_a_copy_matters() {
+        let mut zone = vec![0; ZONE_SIZE];
+        image(&formatted(), 1, Checksum::default(), &mut zone);
+        let copy = &mut zone[..COPY_SIZE];
+        for byte in 0..COPY_SIZE {
+            copy[byte] ^= 1 << (byte % 8);
+            assert!(Copy::verify(copy, 0).is_err(), "byte {byte}");
+            copy[byte] ^= 1 << (byte % 8);
         }
     }
 }

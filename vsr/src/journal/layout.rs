@@ -417,4 +417,25 @@ mod tests {
         assert_eq!(at(78, place.offset), FrameFault::Incarnation);
         assert_eq!(at(77, 0), FrameFault::Misplaced { found: place.offset });
     }
+
+    #[test]
+    fn golden_bytes() {
+        let place = Place {
+            incarnation: Incarnation(77),
+            epoch: SegmentEpoch(3),
+            segment: SegmentId(2),
+            offset: 8 * SECTOR as u64,
+        };
+        let mut sector = vec![0; SECTOR];
+        seal_segment(&mut sector, place);
+        assert_eq!(sector[16..27], *b"QRTFRAME\x01\x00\x01");
+        assert_eq!(sector[32], 77);
+        assert_eq!(sector[48], 3);
+        assert_eq!(sector[56..60], [0, 0x80, 0, 0]);
+        assert_eq!(sector[64..68], [0, 0x10, 0, 0]);
+        assert_eq!(sector[72], 2);
+        assert_eq!(checksum(&sector), GOLDEN, "{}", checksum(&sector));
+    }
+
+    const GOLDEN: Checksum = Checksum(0x1656_ad6a_301f_66f2_185f_d9e7_04cf_f696);
 }

@@ -38,6 +38,9 @@ pub(crate) fn configuration() -> Configuration {
     small
 }
 
+/// Bytes of the largest frame.
+pub(crate) const FRAME_MAX: u64 = 12 << 10;
+
 pub(crate) fn format_options() -> FormatOptions {
     let mut options = FormatOptions::new(ClusterId(7), ReplicaId(0), configuration());
     options.direct = Direct::Preferred;
