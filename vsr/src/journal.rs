@@ -400,7 +400,8 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        // Without a clean stop: no marker, the task ends at its next step.
+        // Nobody waits for it: the task writes the marker that is due, if it still gets to run, and
+        // ends.
         self.shared.state.borrow_mut().stopping = true;
         self.shared.work.notify();
     }
