@@ -575,10 +575,9 @@ impl Forest {
     pub fn space(&self) -> Space {
         let mut reserve = 0;
         for state in &self.trees {
-            let runs = self.config.level0_runs_max as usize;
-            let bar = plan::bar_blocks_max(&self.config, runs, &state.manifest);
+            let bars = u64::from(crate::bar::BARS_UNTIL_FREE);
             let flush = plan::flush_blocks_max(&self.config, self.options.memtable_bytes_max);
-            reserve += 2 * flush + u64::from(crate::bar::BARS_UNTIL_FREE) * bar;
+            reserve += 2 * flush + plan::bars_blocks_max(&self.config, bars, &state.manifest);
         }
         reserve += self.checkpoint_blocks_max();
         Space { free: self.grid().space().free(), reserve }

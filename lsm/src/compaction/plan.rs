@@ -281,18 +281,26 @@ fn below(manifest: &Manifest, output: Option<LevelNumber>) -> Below {
     Below::new(deeper.map(|(_, level)| level.tables().to_vec()).collect())
 }
 
-/// Blocks that the jobs of one bar can write at most, for a tree that looks like this one.
-pub(crate) fn bar_blocks_max(config: &Config, level0_runs_max: usize, manifest: &Manifest) -> u64 {
-    let memtable = flush_blocks_max(config, config.memtable_bytes);
-    let mut blocks = memtable;
-    let mut arriving = memtable * level0_runs_max as u64 + manifest.blocks(LevelNumber(0));
-    for level in 1..=manifest.last().0 {
-        let live = manifest.blocks(LevelNumber(level));
-        if live == 0 && level > 1 {
-            break;
+/// Blocks that the jobs of the next `bars` bars write at most, for a tree that looks like this one.
+///
+/// What arrives in a level in that time is what the bars flush, and what level 0 holds back. Level 0
+/// is merged with all of level 1 once in so many bars. A deeper level gives away what it has too
+/// much, rewriting at most twice its fair share of the level below: the window with the least
+/// overlap has no more than the average, bounds aside.
+pub(crate) fn bars_blocks_max(config: &Config, bars: u64, manifest: &Manifest) -> u64 {
+    let runs = u64::from(config.level0_runs_max);
+    let flush = 2 * (config.memtable_bytes.div_ceil(block_fill_min(config)) + 1);
+    let arriving = flush * (bars + runs) + manifest.blocks(LevelNumber(0));
+    let merges = bars.div_ceil(runs) + 1;
+    let mut blocks = flush * bars + arriving + merges * manifest.blocks(LevelNumber(1));
+    for level in (1..manifest.last().0).map(LevelNumber) {
+        let live = manifest.blocks(level);
+        if live + arriving <= level_blocks_max(config, level) {
+            continue;
         }
-        blocks += 2 * (arriving + live);
-        arriving = arriving.max(live.saturating_sub(level_blocks_max(config, LevelNumber(level))));
+        let below = manifest.blocks(LevelNumber(level.0 + 1));
+        let fair = arriving * (1 + 2 * u64::from(config.growth_factor));
+        blocks += fair.min(bars * (arriving + live + below));
     }
     blocks
 }

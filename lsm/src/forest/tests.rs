@@ -7,6 +7,8 @@ use std::rc::Rc;
 use ioring::sim::{Config as SimConfig, Crash, NodeId, Status, World, every_crash_point, trace};
 
 use super::harness::{self, Action, Driver, Shape};
+use crate::config::Config;
+use crate::expiry::DueStep;
 use crate::lookup::LookupError;
 
 fn world(seed: u64) -> World {
@@ -221,6 +223,81 @@ fn a_corrupt_block_costs_only_what_it_holds() {
         }
         assert!(failed > 0 && read > failed, "{failed} failed, {read} read");
         assert!(!driver.forest.faults().is_empty(), "a merge met the block");
+    };
+    world.run(node, main).unwrap();
+}
+
+/// What a pulse has dealt with is gone from the expiry tree, and the next deadline is known.
+#[test]
+fn due_objects_are_deleted_and_forgotten() {
+    let mut world = world(7);
+    let node = world.add_node("store");
+    let main = move || async move {
+        let mut driver = Driver::open(&harness::config(), Rc::default()).await;
+        let put = |key, deadline| vec![Action::Put { key, len: 10, deadline }];
+        let at = |op| harness::version(op, 0);
+        // Key 1 is overwritten with a later deadline, key 2 without one, key 3 is deleted.
+        let mut log = vec![put(1, at(5)), put(2, at(5)), put(3, at(5)), put(4, at(5))];
+        log.extend([put(1, at(500)), put(2, 0), vec![Action::Delete { key: 3 }]]);
+        log.push(vec![Action::Pulse]);
+        // Enough to carry everything through several levels.
+        log.extend((0..400).map(|n| put(10 + n, 0)));
+        log.push(vec![Action::Pulse]);
+        let ops = log.len() as u64;
+        driver.run(&log, 8).await;
+        for (key, lives) in [(1, true), (2, true), (3, false), (4, false)] {
+            let found = driver.get(&harness::key_of(key), u64::MAX).await.unwrap();
+            assert_eq!(found.is_some(), lives, "key {key}");
+        }
+        driver.run(&log, ops).await;
+        assert_eq!(driver.forest.pending().deadline, Some(at(500)));
+        let mut walk = driver.forest.due(at(499));
+        let mut due = Vec::new();
+        loop {
+            match driver.forest.due_step(&mut walk, 10, &mut due) {
+                DueStep::Finished => break,
+                DueStep::More => {}
+                DueStep::NeedsRead(read) => walk.supply(read.run().await.unwrap()),
+            }
+        }
+        assert_eq!(due, []);
+        driver.check(&log, 420).await;
+    };
+    world.run(node, main).unwrap();
+}
+
+/// Admission by `space` keeps bars from failing; deletes bring the space back.
+#[test]
+fn a_full_grid_refuses_early_and_recovers_after_deletes() {
+    let mut world = world(8);
+    let node = world.add_node("store");
+    let main = move || async move {
+        let config = Config { grid_blocks_max: 8192, ..harness::config() };
+        let mut driver = Driver::open(&config, Rc::default()).await;
+        let mut log: Vec<Vec<Action>> = Vec::new();
+        let mut key = 0;
+        while driver.forest.space().allows_puts() {
+            let put = |key| Action::Put { key, len: 900, deadline: 0 };
+            log.push((0..4).map(|n| put(key + n)).collect());
+            key += 4;
+            driver.run(&log, log.len() as u64).await;
+            assert!(key < 20_000, "the grid never fills: {:?}", driver.forest.space());
+        }
+        let full = driver.forest.space();
+        assert!(full.allows_deletes() && key > 200, "{key} keys in {full:?}");
+        for number in (0..key).step_by(4) {
+            log.push((0..4).map(|n| Action::Delete { key: number + n }).collect());
+            assert!(driver.forest.space().allows_deletes(), "after {number} deletes");
+            driver.run(&log, log.len() as u64).await;
+        }
+        // Bars of pulses carry the tombstones down and free what they hide.
+        while !driver.forest.space().allows_puts() {
+            log.push(vec![Action::Pulse]);
+            driver.run(&log, log.len() as u64).await;
+            assert!(log.len() < 60_000, "space does not come back: {:?}", driver.forest.space());
+        }
+        driver.check(&log, key.min(200)).await;
+        assert_eq!(driver.forest.verify().await, []);
     };
     world.run(node, main).unwrap();
 }

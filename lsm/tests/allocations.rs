@@ -1,0 +1,136 @@
+//! Writing to a memtable and reading what is in memory allocates nothing.
+//!
+//! A counting allocator is the global one of this test; it counts per thread, so that what the test
+//! harness does beside it does not show.
+
+#![expect(unsafe_code, reason = "a global allocator is an unsafe trait")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::path::Path;
+
+use ioring::Direct;
+use ioring::sim::{Config as SimConfig, World};
+use lsm::bar::BarEnd;
+use lsm::block::Identity;
+use lsm::config::Config;
+use lsm::entry::{EntryRef, Payload};
+use lsm::forest::{Forest, Lookup, Options, Want};
+use lsm::grid::{Grid, Owner};
+use lsm::memtable::Memtable;
+use lsm::tree::Tree;
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: everything is the system allocator's; counting changes nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+fn allocations_of(work: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.with(Cell::get);
+    work();
+    ALLOCATIONS.with(Cell::get) - before
+}
+
+fn key_of(number: u64) -> [u8; 16] {
+    let mut key = *b"key:000000000000";
+    key[8..].copy_from_slice(&(number * 7919 % 1000).to_be_bytes());
+    key
+}
+
+#[test]
+fn a_memtable_allocates_nothing_after_start() {
+    let mut memtable = Memtable::new(4 << 20);
+    let count = allocations_of(|| {
+        for bar in 0..3 {
+            for number in 0..5000 {
+                let (key, value) = (key_of(number), [1; 100]);
+                let payload = Payload::Inline(&value);
+                let version = bar * 10_000 + number + 1;
+                memtable.put(&EntryRef { key: &key, version, deadline: 0, payload });
+                assert!(memtable.get(&key, u64::MAX).is_some());
+                assert!(memtable.get(&key, version - 1).is_none_or(|e| e.version < version));
+            }
+            let mut cursor = memtable.start();
+            while memtable.entry(cursor).is_some() {
+                cursor = memtable.next(cursor);
+            }
+            memtable.reset();
+        }
+    });
+    assert_eq!(count, 0);
+}
+
+/// Puts, deletes, and reads of what is in a memtable or in cached pages, found or not.
+#[test]
+fn a_forest_allocates_nothing_per_put_and_cached_get() {
+    let mut world = World::new(1, SimConfig::default());
+    let node = world.add_node("store");
+    let count = world.run(node, || async {
+        let config = Config::standard();
+        let identity = Identity { cluster: 1, shard: 0 };
+        let owner = Owner { identity, replica: 0, incarnation: 1 };
+        let path = Path::new("/grid");
+        Grid::format(path, owner, &config, Direct::Preferred).await.unwrap();
+        let grid = Grid::open(path, owner, &config, Direct::Preferred).await.unwrap();
+        let (mut forest, _) = Forest::open(grid, None, Options::standard(1 << 20)).await.unwrap();
+        for number in 0..1000 {
+            forest.put(&key_of(number), number + 1, &[9; 100], 0);
+        }
+        for op in 1..=2 {
+            forest.bar_done().await;
+            forest.bar_end(&BarEnd { op, checkpoint: None, free: None }, &[]).unwrap();
+        }
+        forest.bar_done().await;
+        forest.bar_end(&BarEnd { op: 3, checkpoint: None, free: None }, &[]).unwrap();
+        // Everything is in tables now; the first reads bring the pages into the cache.
+        for number in 0..1000 {
+            match forest.get_cached(Tree::Objects, &key_of(number), u64::MAX, Want::Value, |_| ()) {
+                Lookup::NeedsRead(read) => assert!(read.run().await.unwrap().is_some()),
+                Lookup::Found(()) => {}
+                Lookup::Absent => panic!("key {number} is lost"),
+            }
+        }
+        let from_tables = allocations_of(|| {
+            for number in 0..1000 {
+                let key = key_of(number);
+                let len = |entry: &EntryRef<'_>| entry.payload.value_len();
+                let found = forest.get_cached(Tree::Objects, &key, u64::MAX, Want::Value, len);
+                assert!(matches!(found, Lookup::Found(100)));
+            }
+        });
+        let in_memtable = allocations_of(|| {
+            for number in 0..1000 {
+                let (key, version) = (key_of(number), 10_000 + 2 * number);
+                forest.put(&key, version, &[8; 100], version + 1_000_000);
+                let found = forest.get_cached(Tree::Objects, &key, u64::MAX, Want::Value, |_| ());
+                assert!(matches!(found, Lookup::Found(())));
+                forest.delete(&key, version + 1);
+                let found = forest.get_cached(Tree::Objects, &key, u64::MAX, Want::Value, |_| ());
+                assert!(matches!(found, Lookup::Absent));
+            }
+        });
+        (from_tables, in_memtable)
+    });
+    let (from_tables, in_memtable) = count.unwrap();
+    // The scratch for expiry keys grows to its size once.
+    assert!(in_memtable <= 2, "{in_memtable} allocations in 1000 puts and deletes");
+    assert_eq!(from_tables, 0);
+}
