@@ -160,7 +160,7 @@ struct Running {
 
 /// All trees of a shard; see the module.
 pub struct Forest {
-    grid: Option<Rc<Grid>>,
+    grid: Rc<Grid>,
     pub(crate) config: Rc<Config>,
     options: Options,
     pub(crate) trees: Vec<TreeState>,
@@ -199,8 +199,7 @@ impl Forest {
         root: Option<&Root>,
         options: Options,
     ) -> Result<(Forest, Vec<u8>), OpenError> {
-        let mut forest = Forest::empty(grid.config().clone(), options);
-        forest.grid = Some(Rc::clone(&grid));
+        let mut forest = Forest::empty(&grid, options);
         let Some(root) = root else { return Ok((forest, Vec::new())) };
         let state = RootState::read(&grid, root).await?;
         grid.install_free_set(state.free_set);
@@ -219,20 +218,13 @@ impl Forest {
         Ok((forest, state.extra))
     }
 
-    /// A forest that has no grid: its bars do not end.
-    #[must_use]
-    pub fn new(options: &Options) -> Forest {
-        let unbounded = Config { value_size_max: u32::MAX, ..Config::standard() };
-        Forest::empty(unbounded, *options)
-    }
-
     /// The grid.
     pub(crate) fn grid(&self) -> &Rc<Grid> {
-        self.grid.as_ref().expect("a forest whose bars end has a grid")
+        &self.grid
     }
 
-    fn empty(config: Config, options: Options) -> Forest {
-        let config = Rc::new(config);
+    fn empty(grid: &Rc<Grid>, options: Options) -> Forest {
+        let config = Rc::new(grid.config().clone());
         let bytes_max = usize::try_from(options.memtable_bytes_max);
         let bytes_max = bytes_max.expect("a memtable fits memory");
         let trees = Tree::ALL.map(|_| TreeState {
@@ -240,7 +232,7 @@ impl Forest {
             manifest: Manifest::new(config.levels),
         });
         Forest {
-            grid: None,
+            grid: Rc::clone(grid),
             manifest_log: ManifestLog::new(&config),
             config,
             options,
@@ -334,9 +326,8 @@ impl Forest {
             Some(entry) => Lookup::Found(found(&entry)),
             None => {
                 let reader = || self.reader(tree);
-                let Some(grid) = &self.grid else { return Lookup::Absent };
                 let wanted = (key, version_max, want);
-                lookup::tables(reader, grid, &state.manifest, wanted, found)
+                lookup::tables(reader, &self.grid, &state.manifest, wanted, found)
             }
         }
     }
@@ -352,7 +343,7 @@ impl Forest {
         let tree = scan.tree;
         let state = &self.trees[tree.index()];
         let view = View {
-            grid: self.grid.as_deref(),
+            grid: &self.grid,
             memtables: &state.memtables,
             manifest: &state.manifest,
             epoch: self.epoch.get(),
@@ -408,7 +399,7 @@ impl Forest {
     }
 
     pub(crate) fn reader(&self, tree: Tree) -> lookup::Reader {
-        lookup::Reader::new(self.grid(), tree, &self.epoch)
+        lookup::Reader::new(&self.grid, tree, &self.epoch)
     }
 
     // ---- beats and bars ----
@@ -471,7 +462,7 @@ impl Forest {
             self.snapshot_min = running.horizon;
         }
         if end.free.is_some() {
-            self.grid().checkpoint_free();
+            self.grid.checkpoint_free();
         }
         for tree in &mut self.trees {
             tree.memtables.swap();
@@ -499,9 +490,9 @@ impl Forest {
             }
         }
         for address in outcome.released {
-            self.grid().release(address);
+            self.grid.release(address);
         }
-        self.grid().forfeit(outcome.reservation);
+        self.grid.forfeit(outcome.reservation);
         if let Some(Corrupt { table, block, fault }) = outcome.corrupt {
             let address = table.index.address;
             tracing::error!(table = %address, %block, %fault, "quarantined a corrupt table");
@@ -523,11 +514,11 @@ impl Forest {
             let planned = plan::bar(&setting, tree, state.memtables.immutable(), &state.manifest);
             for job in planned {
                 let needed = job.blocks_max(&self.config, state.memtables.overflow_blocks());
-                match self.grid().reserve(needed) {
+                match self.grid.reserve(needed) {
                     Some(reservation) => jobs.push((job, reservation)),
                     // Without room a merge waits for a later bar; a flush cannot.
                     None if job.is_flush() => {
-                        let free = self.grid().space().free();
+                        let free = self.grid.space().free();
                         return Err(BarError::Full { what: "a memtable's flush", needed, free });
                     }
                     None => {}
@@ -541,7 +532,7 @@ impl Forest {
         let budget = Budget::new(work);
         let horizon = self.horizon();
         let context = Context {
-            grid: Rc::clone(self.grid()),
+            grid: Rc::clone(&self.grid),
             budget: Rc::clone(&budget),
             config: Rc::clone(&self.config),
             op,
@@ -580,7 +571,7 @@ impl Forest {
             reserve += 2 * flush + plan::bars_blocks_max(&self.config, bars, &state.manifest);
         }
         reserve += self.checkpoint_blocks_max();
-        Space { free: self.grid().space().free(), reserve }
+        Space { free: self.grid.space().free(), reserve }
     }
 
     /// What was done since the open, and what is owed.

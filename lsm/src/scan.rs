@@ -218,7 +218,7 @@ impl Scan {
 
 /// What a step borrows of the forest.
 pub(crate) struct View<'a> {
-    pub(crate) grid: Option<&'a Grid>,
+    pub(crate) grid: &'a Grid,
     pub(crate) memtables: &'a Memtables,
     pub(crate) manifest: &'a Manifest,
     pub(crate) epoch: u64,
@@ -331,10 +331,9 @@ fn place(
         return None;
     }
     let runs = view.manifest.sorted_runs();
-    let grid = view.grid.expect("runs of tables stand in a grid");
     for (number, (source, (level, run))) in sources.iter_mut().zip(runs).enumerate() {
         while !source.is_placed(&scan.next) {
-            if let Some((table, page)) = source.settle(grid, run.tables(), &scan.next) {
+            if let Some((table, page)) = source.settle(view.grid, run.tables(), &scan.next) {
                 let table = Rc::clone(&run.tables()[table]);
                 return Some(ScanRead { reader: reader(), source: number, level, table, page });
             }
