@@ -5,8 +5,8 @@
 //! 2. The keys are loaded by `redis-cli --pipe`, some packages at a time, so that it is known which
 //!    were acknowledged, while `redis-benchmark` loads the same node with SET, GET, INCR and MSET
 //!    from 50 connections, at depth 1 and then 16.
-//! 3. Half way through, `kill -9`. Start again; every key of every acknowledged batch must be there,
-//!    byte for byte; a key of the batch that was cut off is there wholly or not at all.
+//! 3. Half way through, `kill -9`. Start again; every key of every acknowledged batch must be
+//!    there, byte for byte; a key of the batch that was cut off is there wholly or not at all.
 //! 4. The rest is loaded, and everything compared once more.
 //!
 //! A slice of the index by default; all of it with `QUORATE_TEST_FULL=1`. Skips, loudly, where the

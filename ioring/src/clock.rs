@@ -91,8 +91,8 @@ impl Drop for Sleep {
 #[error("not done within {0:?}")]
 pub struct Elapsed(pub Duration);
 
-/// Waits for a future, but no longer than `limit`; then the future is dropped. A future that is ready
-/// at the limit wins.
+/// Waits for a future, but no longer than `limit`; then the future is dropped. A future that is
+/// ready at the limit wins.
 pub async fn timeout<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
     let future = pin!(future);
     match select(future, sleep(limit)).await {

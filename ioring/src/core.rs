@@ -1,8 +1,8 @@
 //! One core: its tasks, timers and operations, and the driver below them.
 //!
 //! A core is installed on a thread while its code runs; the free functions of this crate act on the
-//! core that is installed. Under `uring` a thread installs its core once; a simulation installs many
-//! by turns on one thread.
+//! core that is installed. Under `uring` a thread installs its core once; a simulation installs
+//! many by turns on one thread.
 //!
 //! # Invariants
 //!
@@ -271,7 +271,8 @@ impl Core {
         self.timers.borrow_mut().remove(id);
     }
 
-    /// Drops all tasks, and those that they start while being dropped. The core has to be installed.
+    /// Drops all tasks, and those that they start while being dropped. The core has to be
+    /// installed.
     pub(crate) fn drop_tasks(&self) {
         loop {
             let Some(future) = self.tasks.borrow_mut().cancel_any() else { return };

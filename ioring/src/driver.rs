@@ -1,11 +1,11 @@
 //! The contract between the common executor and what stands below it.
 //!
-//! Everything above this line is common: tasks, run queues, wakers, timers, the slab of operations in
-//! flight, buffers, lanes. Below it stands a *driver*: `uring` (a ring of the kernel) or `sim` (a seeded
-//! model of disks, networks and time). A driver does two things only:
+//! Everything above this line is common: tasks, run queues, wakers, timers, the slab of operations
+//! in flight, buffers, lanes. Below it stands a *driver*: `uring` (a ring of the kernel) or `sim`
+//! (a seeded model of disks, networks and time). A driver does two things only:
 //!
-//! 1. It answers the calls of [`Driver`], made by the free functions and futures of this crate on the
-//!    core that is installed on the thread (`Core::enter`).
+//! 1. It answers the calls of [`Driver`], made by the free functions and futures of this crate on
+//!    the core that is installed on the thread (`Core::enter`).
 //! 2. Its own loop runs the cores. One turn of a core is:
 //!    `core.absorb_wakes()` (wakes from other threads), `core.fire_timers(now)`, some polls
 //!    (`core.poll_next()`, or `core.poll_at(n)` when a seed decides), then waiting for completions
@@ -14,8 +14,8 @@
 //! # Operations
 //!
 //! An [`Operation`] owns all memory that it names and lives in the core's slab from `submit` until
-//! `complete`, also when the future that waits for it is dropped: no memory is freed under the kernel.
-//! The driver sees it by reference at submission, and may look at it again with
+//! `complete`, also when the future that waits for it is dropped: no memory is freed under the
+//! kernel. The driver sees it by reference at submission, and may look at it again with
 //! `core.with_operation(token, |operation| …)`; a model of a disk fills the buffer of a
 //! [`Operation::Read`] there, immediately before it completes it. Results are those of the kernel:
 //! a count, or an error number negated. A short count is legal for reads, writes and sends; the
@@ -28,7 +28,8 @@
 //! * Every token submitted is completed exactly once, cancelled or not (cancelled: `-ECANCELED`,
 //!   or its ordinary result when the cancellation came too late).
 //! * Operations in flight hold their file or socket, so `close` comes after the last of them.
-//! * A driver wakes tasks only through the wakers it was handed; a wake-up without a reason is legal.
+//! * A driver wakes tasks only through the wakers it was handed; a wake-up without a reason is
+//!   legal.
 //! * Nothing here blocks, except for the calls on paths, `open` and `set_length`, which are for
 //!   start-up and growth.
 //!
@@ -75,7 +76,8 @@ pub(crate) struct OpenedFile {
 
 /// A request to the driver, with the memory it works on.
 pub(crate) enum Operation {
-    /// Fill `buffer[filled..]` from `offset + filled`. Result: bytes read, 0 at the end of the file.
+    /// Fill `buffer[filled..]` from `offset + filled`. Result: bytes read, 0 at the end of the
+    /// file.
     Read { file: Rc<FileHandle>, buffer: Buffer, filled: usize, offset: u64 },
     /// Write `data[written..]` at `offset + written`; with `durable` the bytes written, and what is
     /// needed to find them, survive a loss of power once this completes. Result: bytes written.

@@ -1,9 +1,10 @@
 //! Trouble that has no answer: the process ends, at once, with a status of its own.
 //!
-//! Three kinds of trouble have three ways out. A bug asserts. An operating error is a `Result`. What
-//! is left are environments in which going on would break a promise: a durable write that failed (the
-//! kernel may have dropped the pages, so no retry can make it true), a state that differs from the
-//! quorum's, a host without space. These end the whole process: one core never dies alone.
+//! Three kinds of trouble have three ways out. A bug asserts. An operating error is a `Result`.
+//! What is left are environments in which going on would break a promise: a durable write that
+//! failed (the kernel may have dropped the pages, so no retry can make it true), a state that
+//! differs from the quorum's, a host without space. These end the whole process: one core never
+//! dies alone.
 
 use std::io::{self, Write};
 use std::path::PathBuf;

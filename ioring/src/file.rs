@@ -1,20 +1,21 @@
 //! Files: direct I/O with whole buffers, durable on request.
 //!
-//! Every transfer is one operation of the driver on a buffer that the operation owns, so dropping the
-//! future while the kernel works is safe: the buffer stays until the kernel is done with it. Short
-//! transfers are continued here, so a caller sees all of its bytes or an error.
+//! Every transfer is one operation of the driver on a buffer that the operation owns, so dropping
+//! the future while the kernel works is safe: the buffer stays until the kernel is done with it.
+//! Short transfers are continued here, so a caller sees all of its bytes or an error.
 //!
 //! # Durability
 //!
-//! [`File::write`] is durable after a later [`File::sync`]; [`File::write_durable`] is durable when it
-//! completes. On direct files it is one request with the data-sync flag, which on space that is
+//! [`File::write`] is durable after a later [`File::sync`]; [`File::write_durable`] is durable when
+//! it completes. On direct files it is one request with the data-sync flag, which on space that is
 //! allocated and written already touches no metadata of the file system; on buffered files it is a
 //! write followed by a sync.
 //!
 //! # Direct I/O
 //!
-//! A direct file takes only offsets, lengths and addresses that are multiples of the device's block,
-//! at most 4 KiB; buffers of this crate are aligned. Whether direct I/O works is found by trying it.
+//! A direct file takes only offsets, lengths and addresses that are multiples of the device's
+//! block, at most 4 KiB; buffers of this crate are aligned. Whether direct I/O works is found by
+//! trying it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -54,7 +55,10 @@ pub struct OpenOptions {
 
 /// What went wrong with which file.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {operation} {path}{place}: {source}", path = path.display(), place = Place(*offset))]
+#[error(
+    "cannot {operation} {path}{place}: {source}",
+    path = path.display(), place = Place(*offset)
+)]
 pub struct FileError {
     /// What was tried.
     pub operation: &'static str,
@@ -236,8 +240,8 @@ impl File {
         result.map_err(|error| FileError::new("resize", self.path(), Some(length), error).into())
     }
 
-    /// Takes the exclusive lock of the file, held until it is closed; `false` if another process (or
-    /// another open of the file) holds it.
+    /// Takes the exclusive lock of the file, held until it is closed; `false` if another process
+    /// (or another open of the file) holds it.
     pub fn try_lock(&self) -> io::Result<bool> {
         let locked = self.handle.driver.try_lock(self.handle.id);
         locked.map_err(|error| FileError::new("lock", self.path(), None, error).into())

@@ -6,10 +6,10 @@
 //!              └─ future dropped ─► abandoned ── complete ─┘
 //! ```
 //!
-//! The slab, and not the future, owns the [`Operation`], so dropping a future abandons the operation
-//! but not its buffer: no use after free by construction. Slots are used again, and grow in number only
-//! when more operations are in flight than ever before, so the steady state allocates nothing. A
-//! token's generation is checked at every use.
+//! The slab, and not the future, owns the [`Operation`], so dropping a future abandons the
+//! operation but not its buffer: no use after free by construction. Slots are used again, and grow
+//! in number only when more operations are in flight than ever before, so the steady state
+//! allocates nothing. A token's generation is checked at every use.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -167,8 +167,8 @@ pub(crate) struct InFlight {
 impl InFlight {
     /// Hands an operation to the driver of the core that is installed.
     pub(crate) fn submit(operation: Operation) -> InFlight {
-        // Transfers of files end by themselves. These may wait for a peer that never moves, and hold
-        // their socket open meanwhile.
+        // Transfers of files end by themselves. These may wait for a peer that never moves, and
+        // hold their socket open meanwhile.
         let cancel_on_drop = matches!(
             operation,
             Operation::Connect { .. } | Operation::Send { .. } | Operation::SendFrozen { .. }

@@ -15,8 +15,8 @@ struct Outcome<T> {
     waiter: RefCell<Option<Waker>>,
 }
 
-/// A task that was started on this core. Awaiting it gives what it returns; dropping it lets the task
-/// run on by itself.
+/// A task that was started on this core. Awaiting it gives what it returns; dropping it lets the
+/// task run on by itself.
 #[must_use = "dropping the handle detaches the task: say so with `detach`"]
 pub struct Task<T> {
     id: TaskId,
@@ -24,7 +24,8 @@ pub struct Task<T> {
 }
 
 impl<T> Task<T> {
-    /// Ends the task: its future is dropped, at once or, if it is this very task, when it next waits.
+    /// Ends the task: its future is dropped, at once or, if it is this very task, when it next
+    /// waits.
     pub fn cancel(self) {
         Core::with(|core| core.cancel_task(self.id));
     }

@@ -1,8 +1,8 @@
 //! Timers: a binary heap that knows where each of its entries is.
 //!
-//! Most timers are time limits that are taken back long before they are due, so removal has to be as
-//! cheap as insertion: the heap holds slots of a slab, and each slab entry knows its place in the heap.
-//! Equal deadlines fire in order of insertion, so that a simulation's order is defined.
+//! Most timers are time limits that are taken back long before they are due, so removal has to be
+//! as cheap as insertion: the heap holds slots of a slab, and each slab entry knows its place in
+//! the heap. Equal deadlines fire in order of insertion, so that a simulation's order is defined.
 
 use std::task::Waker;
 

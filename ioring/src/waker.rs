@@ -1,10 +1,10 @@
 //! Wakers that are names.
 //!
-//! A waker of this crate is one word: the core, the slot of the task on it, and the slot's generation.
-//! Cloning and dropping it do nothing; nothing is allocated or counted, and one that outlives its task
-//! wakes nobody. Waking a task of the core that is installed on the thread puts it on its run queue;
-//! waking any other posts on that core's board (`mesh::board`) and, if the core announced that it
-//! sleeps, rings its bell.
+//! A waker of this crate is one word: the core, the slot of the task on it, and the slot's
+//! generation. Cloning and dropping it do nothing; nothing is allocated or counted, and one that
+//! outlives its task wakes nobody. Waking a task of the core that is installed on the thread puts
+//! it on its run queue; waking any other posts on that core's board (`mesh::board`) and, if the
+//! core announced that it sleeps, rings its bell.
 //!
 //! ```text
 //! bit 63      62 … 60   59 … 48   47 … 32   31 … 0
@@ -13,9 +13,10 @@
 //!
 //! # Seats
 //!
-//! Running cores sit in a global table, so that a name found anywhere leads to a board. A seat's board
-//! and bell are made once and are never freed, only handed to the next core that takes the seat: a
-//! late wake-up always finds valid memory and an open descriptor, and wakes somebody for nothing.
+//! Running cores sit in a global table, so that a name found anywhere leads to a board. A seat's
+//! board and bell are made once and are never freed, only handed to the next core that takes the
+//! seat: a late wake-up always finds valid memory and an open descriptor, and wakes somebody for
+//! nothing.
 
 #![expect(unsafe_code, reason = "builds wakers from words; writes to event descriptors")]
 
@@ -109,8 +110,8 @@ impl Seat {
         }
         self.bells_rung.fetch_add(1, Ordering::Relaxed);
         let one = 1u64;
-        // SAFETY: eight bytes from a live variable; the descriptor is never closed. The write can only
-        // fail if the counter is full, and then the core is being woken already.
+        // SAFETY: eight bytes from a live variable; the descriptor is never closed. The write can
+        // only fail if the counter is full, and then the core is being woken already.
         unsafe { libc::write(bell, (&raw const one).cast(), 8) };
     }
 }

@@ -1,8 +1,8 @@
 //! A node as a child process, for tests of the built binary.
 //!
 //! Every test has a folder and a node of its own, on ports of the kernel's choosing, and waits for
-//! conditions, never for time to pass. A node that is dropped is killed and its folder removed. When
-//! a node does not come to serve, the panic shows the end of its log.
+//! conditions, never for time to pass. A node that is dropped is killed and its folder removed.
+//! When a node does not come to serve, the panic shows the end of its log.
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 #![allow(clippy::unwrap_used, reason = "a test whose support fails has failed")]

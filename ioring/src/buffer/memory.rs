@@ -1,8 +1,8 @@
 //! Aligned, zeroed memory, given back to the system on drop.
 //!
-//! Large regions are mapped and not allocated: mapped pages cost nothing until they are touched, so a
-//! pool sized for the worst case is resident only as far as it is used. The kernel is asked to back
-//! them with huge pages where it can.
+//! Large regions are mapped and not allocated: mapped pages cost nothing until they are touched, so
+//! a pool sized for the worst case is resident only as far as it is used. The kernel is asked to
+//! back them with huge pages where it can.
 
 #![expect(unsafe_code, reason = "owns raw memory; nothing else in the crate allocates it")]
 

@@ -8,17 +8,17 @@
 //! ```
 //!
 //! A [`Buffer`] has one owner and can be written. A [`Frozen`] can only be read, and is shared by
-//! counting references in the buffer's header: the same bytes go to the journal, the network and the
-//! shards without a copy and without an allocation. When the last handle goes, the buffer returns to
-//! the pool that it came from, or to the system if it came from none.
+//! counting references in the buffer's header: the same bytes go to the journal, the network and
+//! the shards without a copy and without an allocation. When the last handle goes, the buffer
+//! returns to the pool that it came from, or to the system if it came from none.
 //!
 //! # Invariants
 //!
-//! * The header and its bytes live as long as any handle: a pooled buffer's header holds a reference
-//!   to its pool while the buffer is out.
+//! * The header and its bytes live as long as any handle: a pooled buffer's header holds a
+//!   reference to its pool while the buffer is out.
 //! * The reference count is 0 in the pool, 1 while a `Buffer`, at least 1 while `Frozen`.
-//! * Bytes are initialised always (zeroed at first), though a pooled buffer shows what its last user
-//!   left there.
+//! * Bytes are initialised always (zeroed at first), though a pooled buffer shows what its last
+//!   user left there.
 
 #![expect(unsafe_code, reason = "shared ownership of raw memory with an intrusive count")]
 
@@ -101,8 +101,9 @@ unsafe fn region(header: NonNull<Header>) -> Option<Region> {
 /// # Safety
 /// `header` is valid, and no other handle to it exists or can come into being.
 unsafe fn release(header: NonNull<Header>) {
-    // SAFETY: the caller has the only handle, so nobody else looks at `home`; the header stays valid
-    // until the pool's reference is dropped at the end, or the box is, and is not used after that.
+    // SAFETY: the caller has the only handle, so nobody else looks at `home`; the header stays
+    // valid until the pool's reference is dropped at the end, or the box is, and is not used after
+    // that.
     unsafe {
         header.as_ref().references.store(0, Ordering::Relaxed);
         let index = header.as_ref().index;

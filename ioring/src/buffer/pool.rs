@@ -1,13 +1,13 @@
 //! Pools of equal buffers, sized at start.
 //!
-//! A pool is one region of memory cut into buffers, and a lock-free list of those at home. Buffers may
-//! be taken and dropped on any core. When none is at home, `take` waits; a waiter is woken by the next
-//! buffer that comes back. Waiters are the exception, so they are kept behind a mutex that nobody
-//! touches as long as nobody waits.
+//! A pool is one region of memory cut into buffers, and a lock-free list of those at home. Buffers
+//! may be taken and dropped on any core. When none is at home, `take` waits; a waiter is woken by
+//! the next buffer that comes back. Waiters are the exception, so they are kept behind a mutex that
+//! nobody touches as long as nobody waits.
 //!
-//! No wake-up is lost: a waiter enters the list, then looks once more; who gives back puts the buffer
-//! on the list, then looks for waiters. Sequentially consistent fences between the two steps on both
-//! sides make sure that at least one of them sees the other.
+//! No wake-up is lost: a waiter enters the list, then looks once more; who gives back puts the
+//! buffer on the list, then looks for waiters. Sequentially consistent fences between the two steps
+//! on both sides make sure that at least one of them sees the other.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -34,8 +34,8 @@ pub(super) struct Shared {
     memory: Memory,
 }
 
-// SAFETY: a header's `home` is touched only by the one who holds all of its buffer: who takes it from
-// the list, or who drops its last handle. Everything else in it is atomic or constant.
+// SAFETY: a header's `home` is touched only by the one who holds all of its buffer: who takes it
+// from the list, or who drops its last handle. Everything else in it is atomic or constant.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}

@@ -1,3 +1,5 @@
+//! Buffers against a model: what is shared, what comes back to its pool, and when.
+
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -126,7 +128,11 @@ fn block_on<F: Future>(future: F) -> F::Output {
 
 proptest! {
     #[test]
-    fn a_slice_of_a_slice_shows_the_same_bytes(a in 0usize..100, b in 0usize..100, c in 0usize..100) {
+    fn a_slice_of_a_slice_shows_the_same_bytes(
+        a in 0usize..100,
+        b in 0usize..100,
+        c in 0usize..100,
+    ) {
         let mut buffer = Buffer::zeroed(100);
         for (index, byte) in buffer.iter_mut().enumerate() {
             *byte = index as u8;

@@ -1,10 +1,10 @@
-//! The board on which other threads post wake-ups for the tasks of one core, and the announcement that
-//! this core sleeps.
+//! The board on which other threads post wake-ups for the tasks of one core, and the announcement
+//! that this core sleeps.
 //!
 //! One bit per task slot, and a summary bit per word of those. Posting sets the task's bit and its
-//! summary bit; the core takes all bits at the start of a turn. Posting twice is posting once, so the
-//! board is bounded, and nothing is allocated. A bit names a slot and not a task: whoever has moved in
-//! since is polled once for nothing.
+//! summary bit; the core takes all bits at the start of a turn. Posting twice is posting once, so
+//! the board is bounded, and nothing is allocated. A bit names a slot and not a task: whoever has
+//! moved in since is polled once for nothing.
 //!
 //! # Sleeping
 //!
@@ -15,9 +15,10 @@
 //!                                                     └─ no:  done
 //! ```
 //!
-//! The two sequentially consistent fences order store before load on both sides, so it cannot happen
-//! that the core misses the bits *and* the poster misses the announcement. Clearing the announcement
-//! by swap makes sure that one sleep costs one bell, whoever is first. Modelled with `loom` below.
+//! The two sequentially consistent fences order store before load on both sides, so it cannot
+//! happen that the core misses the bits *and* the poster misses the announcement. Clearing the
+//! announcement by swap makes sure that one sleep costs one bell, whoever is first. Modelled with
+//! `loom` below.
 
 use super::shim::{AtomicBool, AtomicU64, Ordering, fence};
 
@@ -174,15 +175,16 @@ pub(super) mod model {
         }
     }
 
-    /// Every interleaving in which threads are interrupted at most twice each; more would take hours.
+    /// Every interleaving in which threads are interrupted at most twice each; more would take
+    /// hours.
     pub(in super::super) fn explore(model: impl Fn() + Sync + Send + 'static) {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(2);
         builder.check(model);
     }
 
-    /// A core that sleeps is told of every wake-up posted to it, whatever the interleaving. If one got
-    /// lost, nobody would be left to run, which loom reports as a deadlock.
+    /// A core that sleeps is told of every wake-up posted to it, whatever the interleaving. If one
+    /// got lost, nobody would be left to run, which loom reports as a deadlock.
     #[test]
     fn no_wake_up_is_lost() {
         explore(|| {

@@ -6,9 +6,10 @@
 //!    └──────── woken by receiving ───────┘ woken by sending
 //! ```
 //!
-//! A lane is a ring of slots with two positions: `tail`, which only the sender moves, and `head`, which
-//! only the receiver moves. Positions count up for ever; their low bits are the slot. Each side
-//! keeps what it last saw of the other's position and looks again only when that says full or empty.
+//! A lane is a ring of slots with two positions: `tail`, which only the sender moves, and `head`,
+//! which only the receiver moves. Positions count up for ever; their low bits are the slot. Each
+//! side keeps what it last saw of the other's position and looks again only when that says full or
+//! empty.
 //!
 //! Sending wakes the receiving task only if it registered as waiting, and its core only if that
 //! announced that it sleeps (see [`board`]): a busy receiver costs the sender no system call.
@@ -50,7 +51,8 @@ struct Shared<T> {
     receiver_gone: AtomicBool,
 }
 
-// SAFETY: a slot is accessed by one side at a time, as the positions say; items move between threads.
+// SAFETY: a slot is accessed by one side at a time, as the positions say; items move between
+// threads.
 unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Sync for Shared<T> {}

@@ -1,5 +1,5 @@
-//! Loom tries every interleaving of a sender and a receiver on a lane of one slot, so that both full
-//! and empty happen, and reports a wake-up that got lost as a deadlock.
+//! Loom tries every interleaving of a sender and a receiver on a lane of one slot, so that both
+//! full and empty happen, and reports a wake-up that got lost as a deadlock.
 
 use std::future::Future;
 use std::pin::pin;

@@ -1,3 +1,5 @@
+//! Lanes against a bounded queue, and waking across threads.
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
@@ -15,7 +17,10 @@ fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
 
 proptest! {
     #[test]
-    fn a_lane_is_a_bounded_queue(capacity in 1usize..5, steps in prop::collection::vec(0u8..3, 0..200)) {
+    fn a_lane_is_a_bounded_queue(
+        capacity in 1usize..5,
+        steps in prop::collection::vec(0u8..3, 0..200),
+    ) {
         let (outbox, inbox) = lane(capacity);
         let mut model = VecDeque::new();
         for (number, step) in steps.into_iter().enumerate() {

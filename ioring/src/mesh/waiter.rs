@@ -1,10 +1,10 @@
 //! A place for one waker, shared by two threads.
 //!
 //! The side that waits registers its waker and then looks once more at what it waits for; the other
-//! side changes that and then notifies. A sequentially consistent fence between the two steps on both
-//! sides makes sure that one of them sees the other. Wakers of this crate are plain numbers and live
-//! in one atomic word; those of other executors (the control plane's) take a mutex, which is then
-//! contended only by the two sides of one lane.
+//! side changes that and then notifies. A sequentially consistent fence between the two steps on
+//! both sides makes sure that one of them sees the other. Wakers of this crate are plain numbers
+//! and live in one atomic word; those of other executors (the control plane's) take a mutex, which
+//! is then contended only by the two sides of one lane.
 
 use std::task::Waker;
 

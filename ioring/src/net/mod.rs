@@ -1,12 +1,12 @@
 //! TCP sockets.
 //!
-//! Receiving is ahead of the caller: the driver keeps a standing request for a socket, bytes land in
-//! buffers that belong to the core, and [`Stream::recv`] hands them out in order. Sending takes a
-//! vector and gives it back, so that a connection reuses one. All sends of a core's turn go to the
-//! kernel in one call.
+//! Receiving is ahead of the caller: the driver keeps a standing request for a socket, bytes land
+//! in buffers that belong to the core, and [`Stream::recv`] hands them out in order. Sending takes
+//! a vector and gives it back, so that a connection reuses one. All sends of a core's turn go to
+//! the kernel in one call.
 //!
-//! A [`Stream`] is a handle: clones let a reading and a writing task share the socket, which is closed
-//! when the last one, and the last operation in flight, is gone.
+//! A [`Stream`] is a handle: clones let a reading and a writing task share the socket, which is
+//! closed when the last one, and the last operation in flight, is gone.
 //!
 //! # Bounded memory
 //!
@@ -58,8 +58,8 @@ pub enum Side {
     Both,
 }
 
-/// A socket as operations in flight hold it; closed when the last of them and the last [`Stream`] or
-/// [`Listener`] are gone.
+/// A socket as operations in flight hold it; closed when the last of them and the last [`Stream`]
+/// or [`Listener`] are gone.
 pub(crate) struct SocketHandle {
     pub(crate) id: SocketId,
     driver: Rc<dyn Driver>,
@@ -81,8 +81,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds and listens; port 0 means any. Blocks while the address is still held by a process that
-    /// has just died, for up to five seconds: for start-up.
+    /// Binds and listens; port 0 means any. Blocks while the address is still held by a process
+    /// that has just died, for up to five seconds: for start-up.
     pub fn bind(address: SocketAddr, options: ListenOptions) -> io::Result<Listener> {
         let driver = Core::with(|core| core.driver.clone());
         let (id, bound) = driver.listen(address, &options).map_err(|error| {
@@ -141,8 +141,8 @@ impl Stream {
         Ok(stream)
     }
 
-    /// The next bytes; empty at the end of the stream. Dropping the future loses nothing. One task at
-    /// a time waits.
+    /// The next bytes; empty at the end of the stream. Dropping the future loses nothing. One task
+    /// at a time waits.
     pub async fn recv(&self) -> io::Result<RecvBuffer> {
         poll_fn(|context| self.poll_recv(context)).await
     }
@@ -178,8 +178,8 @@ impl Stream {
         (Ok(()), data)
     }
 
-    /// Sends shared bytes, without a copy on this side, in order; gives the emptied vector back. One
-    /// task at a time sends.
+    /// Sends shared bytes, without a copy on this side, in order; gives the emptied vector back.
+    /// One task at a time sends.
     pub async fn send_frozen(&self, parts: Vec<Frozen>) -> (io::Result<()>, Vec<Frozen>) {
         let (mut parts, mut first, mut sent) = (parts, 0, 0);
         loop {

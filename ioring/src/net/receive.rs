@@ -4,8 +4,9 @@ use std::ops::Deref;
 
 use crate::uring::ProvidedBytes;
 
-/// Bytes received, in a buffer of the core (or with memory of their own), which dropping gives back.
-/// Hold one only as long as its bytes are being looked at: all connections of the core share them.
+/// Bytes received, in a buffer of the core (or with memory of their own), which dropping gives
+/// back. Hold one only as long as its bytes are being looked at: all connections of the core share
+/// them.
 pub struct RecvBuffer {
     bytes: Bytes,
 }

@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 
 use super::waiters::{Ticket, Waiters};
 
-/// Wakes the tasks that wait when it is notified. A notification that nobody waits for is kept for the
-/// next one who does, once: check the condition, then wait, and nothing is missed.
+/// Wakes the tasks that wait when it is notified. A notification that nobody waits for is kept for
+/// the next one who does, once: check the condition, then wait, and nothing is missed.
 #[derive(Default)]
 pub struct Event {
     notified: Cell<bool>,

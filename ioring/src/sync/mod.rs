@@ -1,8 +1,8 @@
-//! Waiting for one another among the tasks of one core. Nothing here is shared between threads; that
-//! is what lanes are for.
+//! Waiting for one another among the tasks of one core. Nothing here is shared between threads;
+//! that is what lanes are for.
 //!
-//! All of these are fair: who waited first is served first. A waiter that is dropped gives its place
-//! up, and hands on what it was given already.
+//! All of these are fair: who waited first is served first. A waiter that is dropped gives its
+//! place up, and hands on what it was given already.
 
 mod event;
 pub mod oneshot;

@@ -14,8 +14,8 @@ struct Shared<T> {
     closed: Cell<bool>,
 }
 
-/// First in, first out, of a fixed capacity. Clones are handles to the same queue; any task may push
-/// and any may pop.
+/// First in, first out, of a fixed capacity. Clones are handles to the same queue; any task may
+/// push and any may pop.
 pub struct Queue<T> {
     shared: Rc<Shared<T>>,
     places: Slots,
@@ -102,7 +102,8 @@ impl<T> Queue<T> {
         self.wake_receivers();
     }
 
-    /// Wakes all that wait: one of them gets the item, and none is forgotten if that one is dropped.
+    /// Wakes all that wait: one of them gets the item, and none is forgotten if that one is
+    /// dropped.
     fn wake_receivers(&self) {
         for waker in self.shared.receivers.borrow_mut().drain(..) {
             waker.wake();

@@ -1,8 +1,8 @@
 //! A fixed number of I/O slots.
 //!
-//! Concurrency is bounded by slots and not by hope: each class of I/O has its own, and who finds none
-//! free stands in line. A slot that comes free is handed to the first in line and never to somebody
-//! who happens to ask at that moment.
+//! Concurrency is bounded by slots and not by hope: each class of I/O has its own, and who finds
+//! none free stands in line. A slot that comes free is handed to the first in line and never to
+//! somebody who happens to ask at that moment.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;

@@ -1,3 +1,5 @@
+//! Events, slots and queues of one core: order, fairness, giving up.
+
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};

@@ -1,8 +1,8 @@
 //! Opening files, and finding out what works on them.
 //!
 //! Whether direct I/O works is found by trying it: some file systems accept the flag and fail the
-//! first transfer, others deny in `statx` what they can do. So the flag is set on the open file, and one
-//! aligned block is read; no file is created on the way to an error.
+//! first transfer, others deny in `statx` what they can do. So the flag is set on the open file,
+//! and one aligned block is read; no file is created on the way to an error.
 
 #![expect(unsafe_code, reason = "calls libc")]
 

@@ -1,5 +1,5 @@
-//! Headers of vectored sends: they have to stay where they are until the send completes, so they are
-//! boxed, kept beside the operation's slot, and used again.
+//! Headers of vectored sends: they have to stay where they are until the send completes, so they
+//! are boxed, kept beside the operation's slot, and used again.
 
 #![expect(unsafe_code, reason = "a zeroed C structure")]
 

@@ -4,12 +4,13 @@
 //!
 //! 1. make runnable what other threads woke, and what timers are due for;
 //! 2. poll tasks as the shares say, until none is runnable or the turn was long enough;
-//! 3. hand all requests that came up to the kernel in one call: the sends of a turn go out together.
-//!    If nothing is runnable, that same call sleeps until a completion, a timer or the bell;
+//! 3. hand all requests that came up to the kernel in one call: the sends of a turn go out
+//!    together. If nothing is runnable, that same call sleeps until a completion, a timer or the
+//!    bell;
 //! 4. deliver completions.
 //!
-//! A core without work sleeps in its ring, without ticks: it uses no processor time. Whether it looks
-//! for completions for a while before it sleeps is configuration ([`Idle`]).
+//! A core without work sleeps in its ring, without ticks: it uses no processor time. Whether it
+//! looks for completions for a while before it sleeps is configuration ([`Idle`]).
 
 mod disk;
 mod driver;

@@ -1,9 +1,9 @@
 //! Receive buffers of a core, lent to the kernel through a ring of its own.
 //!
 //! The kernel takes a buffer when bytes arrive, not when a receive is asked for: thousands of idle
-//! connections share a few buffers. A completion names the buffer; [`ProvidedBytes`] gives it back on
-//! drop. When none is left a receive ends with `ENOBUFS`, and the sockets it hit are armed again once
-//! a buffer came back (`sockets`).
+//! connections share a few buffers. A completion names the buffer; [`ProvidedBytes`] gives it back
+//! on drop. When none is left a receive ends with `ENOBUFS`, and the sockets it hit are armed again
+//! once a buffer came back (`sockets`).
 //!
 //! # Invariants
 //!
@@ -100,7 +100,8 @@ impl std::ops::Deref for ProvidedBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the kernel wrote these bytes and does not touch the buffer until it is given back.
+        // SAFETY: the kernel wrote these bytes and does not touch the buffer until it is given
+        // back.
         unsafe {
             let start = self.home.bytes.start().add(usize::from(self.id) * self.home.size);
             std::slice::from_raw_parts(start.as_ptr(), self.length)

@@ -5,7 +5,8 @@
 //! at start; what finds no place works unregistered.
 //!
 //! Memory is registered pool by pool, when a core first moves bytes from or to a buffer of it on a
-//! direct file. Registering makes all of a pool resident, so only as many bytes are as a budget says.
+//! direct file. Registering makes all of a pool resident, so only as many bytes are as a budget
+//! says.
 
 #![expect(unsafe_code, reason = "the kernel is given the addresses of pools")]
 

@@ -5,15 +5,15 @@
 //! The flags that are asked for, from the most valuable down: `DEFER_TASKRUN` (completions are only
 //! processed when this thread asks, so never in the middle of its work; needs `SINGLE_ISSUER`),
 //! `SINGLE_ISSUER` (the kernel may leave locks out), `COOP_TASKRUN` (no interrupts to process
-//! completions), `TASKRUN_FLAG` (shows in shared memory that there is work to ask for). A kernel that
-//! knows one not gets a ring without it; which are on is reported. The ring is made disabled, so that
-//! it can be made, and refused with a remedy, before any thread runs; the thread that enables it is
-//! its single issuer.
+//! completions), `TASKRUN_FLAG` (shows in shared memory that there is work to ask for). A kernel
+//! that knows one not gets a ring without it; which are on is reported. The ring is made disabled,
+//! so that it can be made, and refused with a remedy, before any thread runs; the thread that
+//! enables it is its single issuer.
 //!
 //! # Turns
 //!
-//! Requests are pushed to shared memory and cost nothing until [`Ring::flush`] or [`Ring::wait`] hand
-//! all of them to the kernel in one call.
+//! Requests are pushed to shared memory and cost nothing until [`Ring::flush`] or [`Ring::wait`]
+//! hand all of them to the kernel in one call.
 
 #![expect(unsafe_code, reason = "requests point to memory; each kind says why that is valid")]
 

@@ -18,8 +18,8 @@ use crate::task::{Queue, Shares};
 pub enum Idle {
     /// Sleeps at once.
     Sleep,
-    /// Looks for work for that long, then sleeps. Saves the time of falling asleep and waking up, for
-    /// a whole processor.
+    /// Looks for work for that long, then sleeps. Saves the time of falling asleep and waking up,
+    /// for a whole processor.
     Spin(Duration),
     /// Looks for work for a moment if waits were short lately, and otherwise sleeps at once.
     #[default]
@@ -44,7 +44,8 @@ pub struct Config {
     /// Let one receive serve many arrivals where the kernel can (Linux 6.0 and newer).
     pub multishot_receive: bool,
     /// Bytes of buffer pools that a core may register with its ring: their transfers cost less, and
-    /// the pools are resident from their first use on. Larger pools, and the rest, work unregistered.
+    /// the pools are resident from their first use on. Larger pools, and the rest, work
+    /// unregistered.
     pub registered_memory: usize,
     /// Shares of the classes of tasks.
     pub shares: Shares,
@@ -129,8 +130,8 @@ impl Runtime {
         self.rings[0].0.flags()
     }
 
-    /// Runs `main` on every core with its part, until all have returned; gives what they returned, in
-    /// order of cores. When a core's `main` returns, its other tasks are dropped.
+    /// Runs `main` on every core with its part, until all have returned; gives what they returned,
+    /// in order of cores. When a core's `main` returns, its other tasks are dropped.
     ///
     /// # Panics
     /// If there are not as many parts as cores, or if a core panicked.
@@ -215,8 +216,8 @@ where
     })
 }
 
-/// A core that unwinds (tests; otherwise a panic ends the process) cannot wait for the kernel, which
-/// may still write to memory of operations in flight: that memory is never freed then.
+/// A core that unwinds (tests; otherwise a panic ends the process) cannot wait for the kernel,
+/// which may still write to memory of operations in flight: that memory is never freed then.
 struct LeakOnPanic(Rc<Core>, Rc<UringDriver>);
 
 impl Drop for LeakOnPanic {

@@ -1,6 +1,7 @@
 //! Sockets of one core: standing requests and what they have brought.
 //!
-//! A connection that somebody reads has one multishot receive armed; a listener, one multishot accept.
+//! A connection that somebody reads has one multishot receive armed; a listener, one multishot
+//! accept.
 //!
 //! ```text
 //!            poll, queue empty               queue full, paused, closed
@@ -11,13 +12,14 @@
 //!
 //! 1. Polling an empty queue arms the request if it is idle.
 //! 2. Each completion appends to the queue and wakes the reader.
-//! 3. A queue that has reached its limit cancels the request; what the reader left in the queue then
-//!    moves out of the core's shared buffers, so that readers who do not read starve nobody else.
+//! 3. A queue that has reached its limit cancels the request; what the reader left in the queue
+//!    then moves out of the core's shared buffers, so that readers who do not read starve nobody
+//!    else.
 //! 4. A receive that finds no buffer ends; if somebody waits for it, its socket stands in line
 //!    (`starved`) for one to come back. If none does in a whole turn, those that still lie unread
 //!    are emptied into memory of their own, which is bounded by the limit of 3.
-//! 5. Closing cancels the request, and the descriptor is closed after the last completion, so that no
-//!    completion ever meets the next socket in the slot.
+//! 5. Closing cancels the request, and the descriptor is closed after the last completion, so that
+//!    no completion ever meets the next socket in the slot.
 
 use std::collections::VecDeque;
 use std::io;

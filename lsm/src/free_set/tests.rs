@@ -1,3 +1,5 @@
+//! The free set against a map of blocks to states.
+
 use std::collections::BTreeSet;
 
 use proptest::collection::vec;

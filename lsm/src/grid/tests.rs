@@ -1,3 +1,5 @@
+//! The grid on a simulated disk that rots, loses, tears and misdirects.
+
 use std::collections::BTreeMap;
 
 use ioring::Direct;

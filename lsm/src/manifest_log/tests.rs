@@ -1,3 +1,5 @@
+//! The manifest log against a map of tables, reopened after every seal.
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -110,7 +112,10 @@ proptest! {
     ) {
         let records: Vec<Record> = tables
             .iter()
-            .map(|&keys| Record::Insert { level: Level(0), table: table(u64::from(keys) + 1, keys) })
+            .map(|&keys| {
+                let table = table(u64::from(keys) + 1, keys);
+                Record::Insert { level: Level(0), table }
+            })
             .chain([Record::Remove { tree: TreeId(1), address: BlockAddress::new(7).unwrap() }])
             .filter(|record| record.stored_len() > 0)
             .collect();

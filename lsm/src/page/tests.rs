@@ -1,3 +1,5 @@
+//! Pages against a sorted list, their bytes pinned, and damaged bytes survived.
+
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Tables built and read back against a sorted list.
+
 use ioring::Buffer;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;

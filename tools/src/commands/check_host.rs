@@ -1,8 +1,8 @@
 //! `quorate check-host`: is this machine fit to run a node, and what to do where it is not.
 //!
 //! Each check looks at one thing, tries it where trying is possible, and says what it found. A
-//! *problem* keeps `quorate start` from working or from keeping its promises; a *note* costs speed or
-//! comfort. Exit code 3 when there is a problem.
+//! *problem* keeps `quorate start` from working or from keeping its promises; a *note* costs speed
+//! or comfort. Exit code 3 when there is a problem.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -110,8 +110,8 @@ fn render(report: &Report) -> String {
         format!("LOST {} keys, WRONG {} keys", report.operations_lost, report.operations_wrong)
     };
     format!(
-        "\n   acknowledged writes  {}\n   keys read back       {}\n   durable SET latency  p50 {:.0} \
-         us, p99 {:.0} us\n   time to serve        {} ms\n\n   {verdict}\n",
+        "\n   acknowledged writes  {}\n   keys read back       {}\n   durable SET latency  \
+         p50 {:.0} us, p99 {:.0} us\n   time to serve        {} ms\n\n   {verdict}\n",
         report.operations_acknowledged,
         report.keys_read_back,
         report.latency_p50_us,

@@ -14,7 +14,8 @@ use crate::progress::Bytes;
 /// Make the data directory of one replica
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  quorate format --dir /var/lib/quorate --cluster 1 --replica 0 --replicas 1"
+    after_help = "Example:\n  quorate format --dir /var/lib/quorate --cluster 1 --replica 0 \
+                  --replicas 1"
 )]
 pub(crate) struct Arguments {
     /// Directory to make; must be empty or not exist

@@ -1,5 +1,6 @@
-//! What a test does to a disk from outside, and how it looks at it: faults injected, bytes replaced,
-//! recordings, contents. Apart from notes none of it is an event, so a recording shows none of it.
+//! What a test does to a disk from outside, and how it looks at it: faults injected, bytes
+//! replaced, recordings, contents. Apart from notes none of it is an event, so a recording shows
+//! none of it.
 
 use std::collections::BTreeSet;
 use std::io;
