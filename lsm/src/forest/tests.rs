@@ -65,6 +65,32 @@ fn equals_the_model_at_every_bar() {
     }
 }
 
+/// With a history window, readers far behind see what was there, through merges and a restart.
+#[test]
+fn a_history_window_keeps_superseded_versions() {
+    for seed in 50..53 {
+        let shape = Shape { ops: 700, keys: 25, ..Shape::default() };
+        let log = harness::log(seed, &shape);
+        let window = harness::version(300, 0);
+        let mut world = world(seed);
+        let node = world.add_node("store");
+        for ops in [400, 700] {
+            let log = log.clone();
+            let main = move || async move {
+                let config = Config { history_window: window, ..harness::config() };
+                let mut driver = Driver::open(&config, Rc::default()).await;
+                driver.run(&log, ops).await;
+                let reach = driver.forest.version() - driver.forest.snapshot_min();
+                assert!(reach >= window, "snapshots reach back {reach} of {window}");
+                driver.check(&log, shape.keys).await;
+                assert_eq!(driver.forest.verify().await, []);
+                driver.settle().await;
+            };
+            world.run(node, main).unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_crash_at_any_step_loses_nothing_and_replays_to_the_model() {
     let shape = Shape { ops: 260, keys: 120, ..Shape::default() };
