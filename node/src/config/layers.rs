@@ -50,12 +50,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "cores",
         default: "auto",
-        help: "processors to run on, as in 0-3,6; auto takes all that the process may use",
-    },
-    Key {
-        name: "dedicated_replica_core",
-        default: "auto",
-        help: "keep shards off the replica's core: yes, no, or auto (yes from 4 cores on)",
+        help: "processor to run on and be bound to; auto leaves that to the system",
     },
     Key {
         name: "cache",

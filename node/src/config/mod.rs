@@ -42,10 +42,8 @@ pub struct Config {
     pub resp: SocketAddr,
     /// Where metrics, health and status are served.
     pub http: SocketAddr,
-    /// Processors to pin cores to, in order; `None`: as many as the process may use.
-    pub cores: Option<Vec<usize>>,
-    /// Keep shards off core 0; `None`: from four cores on.
-    pub dedicated_replica_core: Option<bool>,
+    /// The processor to run on and be bound to; `None`: wherever the system puts it.
+    pub cores: Option<usize>,
     /// Bytes of page cache, all shards together.
     pub cache_bytes: u64,
     /// Connections served at once.
@@ -98,10 +96,6 @@ impl Config {
             resp: typed(layers, "resp", address)?,
             http: typed(layers, "http", address)?,
             cores: typed(layers, "cores", cores)?,
-            dedicated_replica_core: typed(layers, "dedicated_replica_core", |text| match text {
-                "auto" => Ok(None),
-                text => yes_or_no(text).map(Some),
-            })?,
             cache_bytes: typed(layers, "cache", |text| {
                 units::parse_size(text).map_err(|error| error.to_string())
             })?,
@@ -167,33 +161,17 @@ fn idle(text: &str) -> Result<Idle, String> {
     }
 }
 
-/// Highest processor number accepted: beyond it a range is a typing mistake.
-const PROCESSOR_MAX: usize = 4095;
+/// Highest processor number accepted.
+const PROCESSOR_MAX: usize = 1023;
 
-fn cores(text: &str) -> Result<Option<Vec<usize>>, String> {
+fn cores(text: &str) -> Result<Option<usize>, String> {
     if text == "auto" {
         return Ok(None);
     }
-    let expected = || "must be auto or processors, as in 0-3,6".to_owned();
-    let number = |text: &str| text.trim().parse::<usize>().map_err(|_| expected());
-    let mut processors = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = match part.split_once('-') {
-            Some((first, last)) => (number(first)?, number(last)?),
-            None => (number(part)?, number(part)?),
-        };
-        if first > last || last > PROCESSOR_MAX {
-            return Err(expected());
-        }
-        processors.extend(first..=last);
+    match text.parse() {
+        Ok(processor) if processor <= PROCESSOR_MAX => Ok(Some(processor)),
+        _ => Err("must be auto or the number of one processor: this release runs on one".into()),
     }
-    let mut unique = processors.clone();
-    unique.sort_unstable();
-    unique.dedup();
-    if unique.len() != processors.len() {
-        return Err("names a processor twice".to_owned());
-    }
-    Ok(Some(processors))
 }
 
 #[cfg(test)]
@@ -214,17 +192,16 @@ mod tests {
         assert_eq!(config.resp.port(), 6400);
         assert_eq!(config.http.port(), 7480);
         assert_eq!(config.cores, None);
-        assert_eq!(config.dedicated_replica_core, None);
         assert_eq!(config.idle, Idle::Sleep);
         assert!(config.lock_memory);
     }
 
     #[test]
-    fn cores_are_lists_and_ranges() {
+    fn one_processor_or_any() {
         let cores = |text| config(&[("cores", text)]).map(|config| config.cores);
-        assert_eq!(cores("0").unwrap(), Some(vec![0]));
-        assert_eq!(cores("0-2,6").unwrap(), Some(vec![0, 1, 2, 6]));
-        for wrong in ["", "a", "3-1", "0,0", "0-1,1", "0-99999999999", "-1"] {
+        assert_eq!(cores("auto").unwrap(), None);
+        assert_eq!(cores("3").unwrap(), Some(3));
+        for wrong in ["", "a", "0-1", "0,1", "99999999999999999999", "-1"] {
             let error = cores(wrong).unwrap_err().to_string();
             assert!(error.contains("`cores`") && error.contains("flag"), "{error}");
         }
@@ -252,7 +229,6 @@ mod tests {
             ("idle", "spin:5"),
             ("log", "loud"),
             ("log_format", "xml"),
-            ("dedicated_replica_core", "perhaps"),
         ] {
             let error = config(&[(key, text)]).unwrap_err().to_string();
             assert!(error.contains(key) && error.contains(text), "{error}");

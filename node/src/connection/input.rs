@@ -27,6 +27,11 @@ impl Input {
         (self.kept.len() >= self.wanted).then(|| std::mem::take(&mut self.kept))
     }
 
+    /// Takes what is kept, to parse it.
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.kept)
+    }
+
     /// Keeps what was not parsed, until `wanted` bytes from its start are there.
     pub(super) fn keep(&mut self, rest: &[u8], wanted: usize, vectors: &Vectors) {
         assert!(self.kept.is_empty(), "what was kept was parsed first");

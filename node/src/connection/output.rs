@@ -3,7 +3,8 @@
 //! There are two vectors of replies. One is being filled by turns; the other, if there is one, is
 //! on its way to the socket:
 //!
-//! 1. Nothing to send: wait for input, take a turn.
+//! 1. Nothing to send: wait for input, take a turn. A turn whose replies are too many pauses; it is
+//!    resumed when what it has said is on its way.
 //! 2. Replies are there: start sending them. Until that is done, take turns on what arrives, as
 //!    long as the replies that pile up stay below the limit; then only wait for the send.
 //! 3. The send is done: its vector is the next one to fill. Back to 1.
@@ -43,12 +44,20 @@ enum Event {
 pub(super) async fn converse(core: &Core, stream: &Stream, mut turn: Turn) -> Ended {
     let mut filling = Vec::new();
     loop {
-        if filling.is_empty() {
-            core.vectors.give_back(std::mem::take(&mut filling));
-            match turn.receive(stream.recv().await, &mut filling).await {
-                Verdict::Continue => continue,
+        if turn.is_paused() && filling.len() < core.connection_limits.unsent_max {
+            match turn.resume(&mut filling).await {
+                Verdict::Continue => {}
                 verdict => return finish(core, stream, filling, verdict).await,
             }
+        } else if filling.is_empty() {
+            core.vectors.give_back(std::mem::take(&mut filling));
+            match turn.receive(stream.recv().await, &mut filling).await {
+                Verdict::Continue => {}
+                verdict => return finish(core, stream, filling, verdict).await,
+            }
+        }
+        if filling.is_empty() {
+            continue;
         }
         let sending = std::mem::take(&mut filling);
         let ended = send_and_listen(core, stream, sending, &mut filling, &mut turn).await;
@@ -72,7 +81,8 @@ async fn send_and_listen(
     let mut verdict = Verdict::Continue;
     let mut send = pin!(send_pieces(core, stream, sending));
     loop {
-        let listens = verdict == Verdict::Continue && filling.len() < limits.unsent_max;
+        let full = filling.len() >= limits.unsent_max || turn.is_paused();
+        let listens = verdict == Verdict::Continue && !full;
         match next_event(stream, send.as_mut(), listens).await {
             Event::Sent(Ok(()), vector) => {
                 core.vectors.give_back(vector);

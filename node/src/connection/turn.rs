@@ -27,7 +27,7 @@ use crate::core::clients::{Client, Place};
 use crate::core::desk::{Desk, Due, Mode};
 use crate::core::reads::InPlace;
 use crate::gateway::runs::{RunId, Tag};
-use crate::metrics::Counter;
+use crate::metrics::{Counter, Stage};
 use crate::resp::plan::{self, Form, Host, Plan, Work};
 use crate::resp::{Arguments, Parser, Progress, Read, Session, reply};
 use crate::status::Phase;
@@ -60,12 +60,14 @@ pub(super) struct Turn {
     client: Place,
     parser: Parser,
     input: Input,
+    /// What has arrived is not used up: its replies so far have to be sent first.
+    paused: bool,
 }
 
 impl Turn {
     pub(super) fn new(core: Rc<Core>, run: RunId, client: Place) -> Turn {
         let parser = Parser::new(core.request_limits);
-        Turn { core, run, client, parser, input: Input::default() }
+        Turn { core, run, client, parser, input: Input::default(), paused: false }
     }
 
     /// Takes a turn on what was received; replies go behind what `out` has.
@@ -95,15 +97,39 @@ impl Turn {
         verdict
     }
 
+    /// Whether there is input whose turn has not come because its replies would be too many.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Goes on with the input that a pause has left.
+    pub(super) async fn resume(&mut self, out: &mut Vec<u8>) -> Verdict {
+        assert!(self.paused, "only what was paused is resumed");
+        let core = self.core.clone();
+        if out.capacity() == 0 {
+            *out = core.vectors.take();
+        }
+        let kept = self.input.take();
+        let (consumed, wanted, verdict) = self.consume(&kept, out).await;
+        self.input.put_back(kept, consumed, wanted, &core.vectors);
+        verdict
+    }
+
     /// Executes the requests in `bytes`: how many bytes they took, how many have to be there before
     /// the next can be understood, and how the connection goes on.
     async fn consume(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> (usize, usize, Verdict) {
         let core = self.core.clone();
         let mut desk = core.desks.take();
         let mut host = core.host();
-        self.client.active.set(ioring::now());
+        self.client.active.set(core.turn_at.get());
         let (mut at, mut wanted, mut verdict) = (0, 0, Verdict::Continue);
+        let replies_max = core.connection_limits.unsent_max;
+        self.paused = false;
         while verdict == Verdict::Continue {
+            if out.len() >= replies_max {
+                self.paused = true;
+                break;
+            }
             let arguments = match self.parser.parse(&bytes[at..]) {
                 Ok(Progress::Request { arguments, consumed }) => {
                     at += consumed;
@@ -296,21 +322,20 @@ async fn flush(
     desk: &mut Desk,
     out: &mut Vec<u8>,
 ) -> Result<(), CannotSay> {
+    if desk.mode() == Mode::Idle {
+        return Ok(());
+    }
     let started = ioring::now();
-    let stage = match desk.mode() {
-        Mode::Idle => return Ok(()),
-        Mode::Writes => {
-            // An operation that concerns all shards has an outcome from every core that has some.
-            let parts = desk.flushes() * (core.topology.shard_cores() - 1);
-            core.runs.begin(run, desk.outcomes(), parts);
-            core.submit(desk.writes()).await;
-            crate::metrics::Stage::Write
-        }
-        Mode::Reads => {
-            core.runs.begin(run, desk.outcomes(), 0);
-            core.reads.submit(core, run, desk);
-            crate::metrics::Stage::Read
-        }
+    let stage = if desk.mode() == Mode::Writes {
+        // An operation that concerns all shards has an outcome from every core that has some.
+        let parts = desk.flushes() * (core.topology.shard_cores() - 1);
+        core.runs.begin(run, desk.outcomes(), parts);
+        core.submit(desk.writes()).await;
+        Stage::Write
+    } else {
+        core.runs.begin(run, desk.outcomes(), 0);
+        core.reads.submit(core, run, desk);
+        Stage::Read
     };
     core.runs.wait(run).await;
     let said = core.runs.outcomes(run, |outcomes| {

@@ -32,7 +32,7 @@ use self::reads::Reads;
 use self::walk::Walks;
 use crate::connection;
 use crate::gateway::runs::{Runs, Tag};
-use crate::metrics::{Metrics, Stage};
+use crate::metrics::{Counter, Metrics, Stage};
 use crate::replica::{Log, ReplicaCore};
 use crate::resp::plan::Form;
 use crate::resp::{self, Ask, Host};
@@ -87,6 +87,8 @@ pub struct Core {
     pub request_limits: resp::Limits,
     /// Log time's clock, as of the last commit seen here.
     pub clock: Cell<LogClock>,
+    /// When the turn under way began.
+    pub turn_at: Cell<Instant>,
     /// The longest value.
     pub value_max: usize,
     /// When the node started.
@@ -119,6 +121,7 @@ impl Core {
         let mut clock = self.clock.get();
         clock.advance(moment);
         self.clock.set(clock);
+        self.turn_at.set(Instant::from_nanos(moment.monotonic_ns));
         Host { now: clock.now(), wall_clock_ns: moment.wall_ns, value_max: self.value_max }
     }
 
@@ -193,7 +196,10 @@ impl Core {
         }
         match progress {
             Progress::Idle => self.on_applied(),
-            Progress::Waiting(missing) => self.reads.fetch(missing),
+            Progress::Waiting(missing) => {
+                self.metrics.count(Counter::PreparesPrefetched);
+                self.reads.fetch(missing);
+            }
             Progress::Keeper(rest) => self.keeper.give(rest),
             Progress::Kept => {}
         }
@@ -256,9 +262,9 @@ impl Core {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             port: self.identity.resp.port(),
             uptime_s: ioring::now().since(self.started).as_secs(),
-            clients: self.metrics.get(crate::metrics::Counter::ConnectionsOpen),
-            connections: self.metrics.get(crate::metrics::Counter::ConnectionsAccepted),
-            commands: self.metrics.get(crate::metrics::Counter::Commands),
+            clients: self.metrics.get(Counter::ConnectionsOpen),
+            connections: self.metrics.get(Counter::ConnectionsAccepted),
+            commands: self.metrics.get(Counter::Commands),
             cluster: self.identity.cluster,
             replica: self.identity.replica,
             replicas: 1,

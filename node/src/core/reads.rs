@@ -156,7 +156,9 @@ impl Reads {
                     })
                 }
             };
-            if !matches!(found, Found::Answer(())) {
+            // What is too large for a reply is found out by the readers, who count as they go.
+            let too_large = out.len() - start > core.connection_limits.reply_max;
+            if too_large || !matches!(found, Found::Answer(())) {
                 out.truncate(start);
                 return InPlace::Wait;
             }

@@ -72,11 +72,9 @@ counters! {
     BytesReceived Counter "received_bytes_total" "Bytes received from clients.";
     BytesSent Counter "sent_bytes_total" "Bytes sent to clients.";
     Commands Counter "commands_total" "Commands executed, reads and writes.";
-    CommandErrors Counter "command_errors_total" "Commands answered with an error.";
     ReadsInPlace Counter "reads_in_place_total"
         "Key look-ups answered from memory on the connection's own core.";
     ReadsFromGrid Counter "reads_from_grid_total" "Key look-ups that waited for the grid.";
-    ReadsRemote Counter "reads_remote_total" "Key look-ups answered by another core.";
     RefusedNoSpace Counter "refused_no_space_total"
         "Writes refused before they were given an op: the grid is nearly full.";
     WritesWaited Counter "writes_waited_total"
@@ -84,10 +82,8 @@ counters! {
     Prepares Counter "prepares_total" "Prepares closed and written to the journal.";
     PrepareBytes Counter "prepare_bytes_total" "Bytes of prepares, headers included.";
     Pulses Counter "pulses_total" "Prepares without requests, proposed for due work.";
-    OperationsApplied Counter "operations_applied_total" "Operations applied to shards.";
     PreparesPrefetched Counter "prepares_prefetched_total"
-        "Prepares whose application waited for the grid.";
-    Votes Counter "votes_total" "Conditions over several cores decided by votes.";
+        "Prepares whose application waited for look-ups in the grid.";
     Checkpoints Counter "checkpoints_total" "Checkpoints made durable.";
 }
 

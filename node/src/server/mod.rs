@@ -146,13 +146,13 @@ pub fn run(
 
 /// Rings as configured.
 fn runtime_config(config: &Config) -> uring::Config {
-    let available = uring::Config::default().cpus;
-    let cpus = config.cores.clone().unwrap_or(available);
+    let pin = config.cores.is_some();
+    let cpus = vec![config.cores.unwrap_or(0)];
     let idle = match config.idle {
         Idle::Sleep => uring::Idle::Sleep,
         Idle::Spin(duration) => uring::Idle::Spin(duration),
     };
-    uring::Config { cpus: cpus[..1].to_vec(), idle, ..uring::Config::default() }
+    uring::Config { cpus, pin, idle, ..uring::Config::default() }
 }
 
 /// Binds the control plane's listener.

@@ -163,6 +163,7 @@ impl Opened {
                 configuration.prepare_size_max as usize,
             ),
             clock: Cell::new(LogClock::new(applied_time, moment())),
+            turn_at: Cell::new(ioring::now()),
             value_max: configuration.value_size_max as usize,
             started: ioring::now(),
         });

@@ -23,12 +23,9 @@ pub(crate) struct Settings {
     /// Allow listening beyond loopback, where anybody who can connect can read and write
     #[arg(long)]
     insecure: bool,
-    /// Processors to run on, as in 0-3,6; auto takes all that the process may use
-    #[arg(long, value_name = "LIST")]
+    /// Processor to run on and be bound to; auto leaves that to the system
+    #[arg(long, value_name = "NUMBER")]
     cores: Option<String>,
-    /// Keep shards off the replica's core: yes, no, or auto (yes from 4 cores on)
-    #[arg(long, value_name = "WHEN")]
-    dedicated_replica_core: Option<String>,
     /// Memory for cached pages of the grid, divided over the shards
     #[arg(long, value_name = "SIZE")]
     cache: Option<String>,
@@ -73,13 +70,12 @@ impl Settings {
         Ok(layers)
     }
 
-    fn flags(&self) -> [(&'static str, Option<String>); 11] {
+    fn flags(&self) -> [(&'static str, Option<String>); 10] {
         [
             ("resp", self.resp.clone()),
             ("http", self.http.clone()),
             ("insecure", self.insecure.then(|| "yes".to_owned())),
             ("cores", self.cores.clone()),
-            ("dedicated_replica_core", self.dedicated_replica_core.clone()),
             ("cache", self.cache.clone()),
             ("clients_max", self.clients_max.clone()),
             ("lock_memory", self.lock_memory.clone()),

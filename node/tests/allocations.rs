@@ -1,0 +1,112 @@
+//! GET and SET of 100 bytes allocate nothing in the steady state, from socket to socket.
+//!
+//! A whole node runs in this process; a raw socket on the test's thread sends requests that were
+//! encoded before and reads into a buffer that is there already, so whatever is allocated, the node
+//! has allocated.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+
+use ioring::Direct;
+use node::config::{Config, Layers};
+use node::connection;
+use node::server::{self, Options};
+use vsr::format::{Configuration, FormatOptions};
+use wire::{ClusterId, ReplicaId};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: passes everything on to the system's allocator.
+#[expect(unsafe_code, reason = "an allocator is unsafe by definition")]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as promised by the caller.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as promised by the caller.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as promised by the caller.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as promised by the caller.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn start(dir: &Path) -> TcpStream {
+    let configuration =
+        Configuration { shard_count: 2, ..Configuration::default() }.with_journal_size(64 << 20);
+    let options = FormatOptions {
+        direct: Direct::Preferred,
+        ..FormatOptions::new(ClusterId(1), ReplicaId(0), configuration)
+    };
+    server::format(dir, &options, |_, _| ()).unwrap();
+    let mut layers = Layers::default();
+    for (name, text) in [("resp", "127.0.0.1:0"), ("http", "127.0.0.1:0"), ("lock_memory", "no")] {
+        layers.set_flag(name, text);
+    }
+    let options = Options {
+        dir: dir.to_owned(),
+        config: Config::new(&layers).unwrap(),
+        direct: Direct::Preferred,
+        connections: connection::Limits::default(),
+    };
+    let (serving, served) = mpsc::channel();
+    // The node ends with the process.
+    std::thread::spawn(move || server::run(options, move |at| serving.send(at.resp).unwrap()));
+    let stream = TcpStream::connect(served.recv().unwrap()).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// Sends the same bytes again and again, each time awaiting the whole answer; allocations per
+/// round, in thousandths.
+fn allocations(stream: &mut TcpStream, request: &[u8], reply_len: usize, rounds: u64) -> u64 {
+    let mut reply = vec![0; reply_len];
+    let mut run = |rounds: u64| {
+        for _ in 0..rounds {
+            stream.write_all(request).unwrap();
+            stream.read_exact(&mut reply).unwrap();
+        }
+    };
+    run(1000);
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    run(rounds);
+    (ALLOCATIONS.load(Ordering::Relaxed) - before) * 1000 / rounds
+}
+
+#[test]
+fn get_and_set_allocate_nothing_in_the_steady_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut stream = start(&folder.path().join("data"));
+    let value = "v".repeat(100);
+    let set = format!("*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$100\r\n{value}\r\n").into_bytes();
+    let get = b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n".to_vec();
+    let (ok, found) = (5, format!("$100\r\n{value}\r\n").len());
+    for depth in [1, 16] {
+        let sets = allocations(&mut stream, &set.repeat(depth), depth * ok, 3000);
+        let gets = allocations(&mut stream, &get.repeat(depth), depth * found, 3000);
+        // Markers of an idle journal and bars may allocate now and then; requests may not.
+        assert!(sets < 500, "depth {depth}: {sets} allocations in a thousand rounds of SET");
+        assert!(gets < 500, "depth {depth}: {gets} allocations in a thousand rounds of GET");
+    }
+}

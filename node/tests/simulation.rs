@@ -1,0 +1,261 @@
+//! A node in the simulator: clients write, the node dies at any step, and what was acknowledged is
+//! there when it comes back.
+//!
+//! Every key holds a counter that its client only raises. After each crash a client reads all keys
+//! back: each has to be at least what was acknowledged and at most what was sent. The
+//! configuration is so small that bars end, checkpoints are taken and segments wrap all the time.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use ioring::sim::config::Config as SimConfig;
+use ioring::sim::dice::Dice;
+use ioring::sim::world::{Crash, NodeId, Status, World};
+use ioring::{Direct, Stream, lane};
+use node::config::{Config, Layers};
+use node::connection;
+use node::core::clients::OpenCount;
+use node::server::{self, Options, Part};
+use node::status::PhaseCell;
+use vsr::format::{Configuration, FormatOptions};
+use wire::{ClusterId, ReplicaId};
+
+const DIR: &str = "/data";
+const PORT: u16 = 6400;
+const KEYS: u64 = 40;
+
+fn configuration() -> Configuration {
+    Configuration {
+        journal_segment_size: 256 << 10,
+        journal_segment_count: 10,
+        grid_size_max: 1 << 30,
+        memtable_size: 8 << 10,
+        ..Configuration::test_min()
+    }
+}
+
+async fn format() {
+    let options = FormatOptions {
+        shift_sectors_max: 4,
+        ..FormatOptions::new(ClusterId(7), ReplicaId(0), configuration())
+    };
+    server::format_here(Path::new(DIR), &options, |_, _| ()).await.unwrap();
+}
+
+fn part(address: SocketAddr) -> Part {
+    let mut layers = Layers::default();
+    layers.set_flag("resp", address.to_string());
+    layers.set_flag("insecure", "yes");
+    layers.set_flag("cache", "256KiB");
+    let (_ask, questions) = lane(1);
+    Part {
+        options: Options {
+            dir: DIR.into(),
+            config: Config::new(&layers).unwrap(),
+            direct: Direct::Required,
+            connections: connection::Limits::default(),
+        },
+        http: "127.0.0.1:1".parse().unwrap(),
+        questions,
+        phase: PhaseCell::default(),
+        identity: Arc::new(OnceLock::new()),
+        open: OpenCount::default(),
+        serving: Box::new(|_| ()),
+    }
+}
+
+/// What clients know: per key what was sent and what was acknowledged.
+#[derive(Default)]
+struct Ledger {
+    sent: BTreeMap<u64, u64>,
+    acknowledged: BTreeMap<u64, u64>,
+}
+
+type Shared = Rc<RefCell<Ledger>>;
+
+fn request(words: &[&str]) -> Vec<u8> {
+    let mut out = format!("*{}\r\n", words.len());
+    for word in words {
+        out += &format!("${}\r\n{word}\r\n", word.len());
+    }
+    out.into_bytes()
+}
+
+/// Receives `lines` lines; none if the connection ended first.
+async fn receive(stream: &Stream, lines: usize) -> Option<Vec<String>> {
+    let mut bytes = Vec::new();
+    while bytes.iter().filter(|byte| **byte == b'\n').count() < lines {
+        let received = stream.recv().await.ok()?;
+        if received.is_empty() {
+            return None;
+        }
+        bytes.extend_from_slice(&received);
+    }
+    let text = String::from_utf8(bytes).unwrap();
+    Some(text.lines().map(str::to_owned).collect())
+}
+
+/// Connects to a node that serves, however long it takes to come up.
+async fn connect(address: SocketAddr) -> Stream {
+    loop {
+        let attempt = ioring::timeout(Duration::from_secs(1), async {
+            let stream = Stream::connect(address).await.ok()?;
+            let (sent, _) = stream.send(request(&["GET", "none"])).await;
+            sent.ok()?;
+            let reply = receive(&stream, 1).await?;
+            (reply == ["$-1"]).then_some(stream)
+        });
+        if let Ok(Some(stream)) = attempt.await {
+            return stream;
+        }
+        ioring::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Raises counters, several at a time, until the connection ends.
+async fn load(address: SocketAddr, ledger: Shared, seed: u64) {
+    let stream = connect(address).await;
+    let mut dice = Dice::new(seed, "load");
+    loop {
+        let mut batch = Vec::new();
+        let mut raised = Vec::new();
+        for _ in 0..=dice.below(6) {
+            let key = dice.below(KEYS);
+            let mut ledger = ledger.borrow_mut();
+            let value = ledger.sent.entry(key).or_default();
+            *value += 1;
+            raised.push((key, *value));
+            let padding = "x".repeat(dice.below(600) as usize);
+            batch.extend(request(&["SET", &format!("key{key}"), &format!("{value} {padding}")]));
+        }
+        let (sent, _) = stream.send(batch).await;
+        if sent.is_err() {
+            return;
+        }
+        let Some(replies) = receive(&stream, raised.len()).await else { return };
+        for ((key, value), reply) in raised.into_iter().zip(replies) {
+            assert_eq!(reply, "+OK");
+            ledger.borrow_mut().acknowledged.insert(key, value);
+        }
+    }
+}
+
+/// Reads every key and compares.
+async fn verify(address: SocketAddr, ledger: Shared) -> u64 {
+    let stream = connect(address).await;
+    let mut found = 0;
+    for key in 0..KEYS {
+        let (sent, _) = stream.send(request(&["GET", &format!("key{key}")])).await;
+        sent.unwrap();
+        let first = receive_value(&stream).await;
+        let value: u64 = first.map_or(0, |text| text.split(' ').next().unwrap().parse().unwrap());
+        let ledger = ledger.borrow();
+        let acknowledged = ledger.acknowledged.get(&key).copied().unwrap_or(0);
+        let sent = ledger.sent.get(&key).copied().unwrap_or(0);
+        assert!(
+            (acknowledged..=sent).contains(&value),
+            "key{key} is {value}; {acknowledged} was acknowledged, {sent} sent"
+        );
+        found += u64::from(value > 0);
+    }
+    // What was in doubt is decided: later writes continue from what is there.
+    found
+}
+
+async fn receive_value(stream: &Stream) -> Option<String> {
+    let mut text = String::new();
+    loop {
+        let received = stream.recv().await.unwrap();
+        assert!(!received.is_empty(), "the node serves");
+        text += std::str::from_utf8(&received).unwrap();
+        let Some((head, rest)) = text.split_once("\r\n") else { continue };
+        let length: i64 = head.strip_prefix('$').unwrap().parse().unwrap();
+        match usize::try_from(length) {
+            Err(_) => return None,
+            Ok(length) if rest.len() >= length + 2 => return Some(rest[..length].to_owned()),
+            Ok(_) => {}
+        }
+    }
+}
+
+struct Lives {
+    world: World,
+    server: NodeId,
+    client: NodeId,
+    address: SocketAddr,
+    ledger: Shared,
+}
+
+impl Lives {
+    fn new(seed: u64) -> Lives {
+        let mut world = World::new(seed, SimConfig::default());
+        let (server, client) = (world.add_node("server"), world.add_node("client"));
+        world.run(server, format).unwrap();
+        let address = SocketAddr::new(world.address(server), PORT);
+        Lives { world, server, client, address, ledger: Shared::default() }
+    }
+
+    fn start_server(&mut self) {
+        self.world.start(self.server, vec![part(self.address)], |part| async move {
+            server::serve(part).await.unwrap();
+        });
+    }
+
+    /// Loads the node until it dies after so many steps.
+    fn live_and_die(&mut self, steps: u64, crash: Crash, seed: u64) {
+        self.start_server();
+        let (address, ledger) = (self.address, self.ledger.clone());
+        self.world.start(self.client, vec![ledger], move |ledger| load(address, ledger, seed));
+        self.world.crash_at(self.server, steps, crash);
+        let server = self.server;
+        let died = self.world.run_until(|world| *world.status(server) != Status::Running);
+        assert!(died, "the node ran out of steps");
+        assert_eq!(*self.world.status(server), Status::Crashed(crash));
+        if *self.world.status(self.client) == Status::Running {
+            self.world.crash(self.client, Crash::Process);
+        }
+    }
+
+    /// Starts the node, reads everything back, stops it.
+    fn check(&mut self) -> u64 {
+        self.world.crash_never(self.server);
+        self.start_server();
+        let (address, ledger) = (self.address, self.ledger.clone());
+        let found = self.world.run(self.client, move || verify(address, ledger)).unwrap();
+        self.world.crash(self.server, Crash::Process);
+        found
+    }
+}
+
+fn one_history(seed: u64) -> (u64, u64) {
+    let mut lives = Lives::new(seed);
+    let mut dice = Dice::new(seed, "crashes");
+    let mut found = 0;
+    for life in 0..3 {
+        let crash = if dice.coin() { Crash::Power } else { Crash::Process };
+        lives.live_and_die(200 + dice.below(12_000), crash, seed * 10 + life);
+        found = lives.check();
+    }
+    (lives.world.trace_hash(), found)
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_crash_at_any_step() {
+    let seeds = std::env::var("QUORATE_TEST_SEEDS").ok().and_then(|text| text.parse().ok());
+    let mut found = 0;
+    for seed in 0..seeds.unwrap_or(12) {
+        found += one_history(seed).1;
+    }
+    assert!(found > 0, "no history got as far as a write");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    assert_eq!(one_history(3), one_history(3));
+    assert_ne!(one_history(3).0, one_history(4).0);
+}
