@@ -19,7 +19,9 @@
 //!
 //! Inserting a key that does not share the prefix shortens the prefix and recomputes the node's
 //! hints; splitting computes them anew and may lengthen it. Child `i` of an inner node holds keys
-//! from `keys[i]` on; child 0 also everything before it, so separators are never updated.
+//! from `keys[i]` on and before `keys[i + 1]`. A key that comes before all others lowers the first
+//! separator on its way down: were it left as it is, a later split of child 0 could give a
+//! separator that is not above it.
 //!
 //! A full node splits in the middle, except at the right edge of the tree, where the new key alone
 //! starts the new node: ascending loads leave full nodes behind. Nothing is ever removed: a bar's
@@ -105,6 +107,11 @@ impl Ordered {
             return;
         }
         let (path, leaf) = self.descend(arena, record::key(arena, record));
+        for &(node, child) in &path.steps[..path.len] {
+            if child == 0 {
+                lower_first(arena, node, record);
+            }
+        }
         let index = match lower_bound(arena, leaf, record::key(arena, record)) {
             (index, false) => index,
             (_, true) => panic!("the key is in the tree already"),
@@ -236,6 +243,20 @@ fn lower_bound(arena: &Arena, offset: Offset, key: &[u8]) -> (usize, bool) {
         }
     }
     (low, false)
+}
+
+/// Makes the key the first separator of an inner node if it comes before that.
+fn lower_first(arena: &mut Arena, offset: Offset, record: Offset) {
+    let first = arena.get::<Node>(offset).keys[0].get();
+    let (first, key) = (record::key(arena, first), record::key(arena, record));
+    if key >= first {
+        return;
+    }
+    let shared = common_prefix(key, first);
+    let node = arena.get_mut::<Node>(offset);
+    node.keys[0] = U32::new(record);
+    let shared = shared.min(node.prefix_len.get() as usize);
+    set_prefix(arena, offset, shared);
 }
 
 /// Inserts into a node that has room.

@@ -1,7 +1,7 @@
 //! The memtable against a `BTreeMap` of versions, and its accounting.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -161,4 +161,31 @@ fn an_older_version_is_a_bug_of_the_caller() {
     let mut memtable = Memtable::new(1 << 10);
     put(&mut memtable, b"k", 2, None);
     put(&mut memtable, b"k", 2, None);
+}
+
+/// Many more keys than a node has room for, in every order of arrival: the left edge of the tree is
+/// split again and again by keys that come before all others.
+#[test]
+fn keys_ascend_however_they_arrive() {
+    const KEYS: u64 = 20_000;
+    let scattered = |n: u64| (n + 7).wrapping_mul(0x9E37_79B9_7F4A_7C15) % 1_000_003;
+    let arrivals: [fn(u64) -> u64; 3] = [scattered, |n| KEYS - n, |n| n];
+    for arrival in arrivals {
+        let mut memtable = Memtable::new(16 << 20);
+        let mut expected = BTreeSet::new();
+        for n in 0..KEYS {
+            let key = format!("\0\0\0\x01key:{:012}", arrival(n)).into_bytes();
+            put(&mut memtable, &key, n + 1, Some(b"v"));
+            expected.insert(key);
+        }
+        let mut cursor = memtable.start();
+        let mut walked = Vec::new();
+        while let Some(entry) = memtable.entry(cursor) {
+            if walked.last().is_none_or(|last: &Vec<u8>| last != entry.key) {
+                walked.push(entry.key.to_vec());
+            }
+            cursor = memtable.next(cursor);
+        }
+        assert!(walked.iter().eq(&expected), "{} of {} keys", walked.len(), expected.len());
+    }
 }
