@@ -146,7 +146,11 @@ impl Checkpoints {
         self.directory.superblock.update(update).await;
         self.durable.set(op);
         self.id.set(id);
-        self.journal().release(op);
+        // A node that stops may have closed its journal meanwhile: then the next start releases.
+        let journal = self.journal.borrow().clone();
+        if let Some(journal) = journal {
+            journal.release(op);
+        }
         if let Some(replica) = core.replica.get() {
             replica.on_checkpoint(op, id);
         }

@@ -12,6 +12,7 @@ use ioring::{Queue, spawn};
 
 use crate::core::Core;
 use crate::metrics::Counter;
+use crate::status::Phase;
 
 /// The log counts as idle when nothing was committed for this long.
 const IDLE: Duration = Duration::from_millis(20);
@@ -25,13 +26,15 @@ pub fn start(core: &Rc<Core>) {
 }
 
 async fn run(core: &Core) {
-    loop {
+    // A node that stops finishes what it has and proposes nothing more.
+    while core.phase.get() != Phase::Stopping {
         let seen = core.applier.applied();
         match due(core) {
             Due::Now => {
                 ioring::sleep(IDLE).await;
                 let idle = core.applier.applied() == seen && core.replica().is_idle();
-                if idle && matches!(due(core), Due::Now) {
+                let serves = core.phase.get() != Phase::Stopping;
+                if serves && idle && matches!(due(core), Due::Now) {
                     core.metrics.count(Counter::Pulses);
                     core.replica().request_pulse();
                     core.activity.wait().await;
