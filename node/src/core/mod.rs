@@ -190,10 +190,6 @@ impl Core {
         let started = ioring::now();
         let progress = self.applier.advance(self);
         self.metrics.record(Stage::Apply, ioring::now() - started);
-        while let Some((group, memtable_bytes)) = self.applier.take_report() {
-            self.measure_space();
-            self.log().dispatch.report(self, group, memtable_bytes);
-        }
         match progress {
             Progress::Idle => self.on_applied(),
             Progress::Waiting(missing) => {
@@ -202,6 +198,12 @@ impl Core {
             }
             Progress::Keeper(rest) => self.keeper.give(rest),
             Progress::Kept => {}
+        }
+        // Last: a report may dispatch the next prepare, which comes back here. By then everything
+        // that this attempt found out has to be in its place.
+        while let Some((group, memtable_bytes)) = self.applier.take_report() {
+            self.measure_space();
+            self.log().dispatch.report(self, group, memtable_bytes);
         }
     }
 
