@@ -10,6 +10,11 @@
 //! awaits the grid, renders the reply and completes the connection's run. Their number bounds the
 //! look-ups in flight; jobs wait in line, as many as connections have put on their desks.
 //!
+//! *For the applier.* What a committed prepare cannot go on without is fetched by tasks of their
+//! own. A reader may wait for log time, and log time moves only when prepares are applied: if the
+//! applier had to wait for a reader, a few reads of keys that have just expired could stop it for
+//! ever.
+//!
 //! *Expiry.* Whether a deadline has passed is a fact only when log time has passed it. A read that
 //! finds a deadline between log time and now first has a pulse committed ([`Expiry::Due`]), then
 //! looks again; so what was once seen expired is expired in every replay.
@@ -32,11 +37,13 @@ use crate::machine::Entry;
 use crate::metrics::Counter;
 use crate::resp::plan::{Form, TABLE};
 use crate::resp::{Arguments, Combine, KeyRead, read};
-use crate::shard::apply::Missing;
+use crate::shard::apply::{MISSING_MAX, Missing};
 use crate::shard::{LATEST, Looked};
 
 /// Readers of a core: look-ups in flight.
 const READERS: usize = 64;
+/// Look-ups in flight for the applier.
+const FETCHERS: usize = 32;
 /// Jobs that wait in line without an allocation.
 const JOBS: usize = 4096;
 /// How long to wait when a deadline is still to come by the replica's clock.
@@ -61,12 +68,13 @@ enum Found<R> {
     Grid(GridRead),
 }
 
-/// A look-up on its way through a reader.
-enum Job {
-    /// For a connection.
-    Read { tag: Tag, asked: Asked, slot: Slot, key: Vec<u8>, version: Version },
-    /// For the applier.
-    Fetch(Missing),
+/// A connection's look-up on its way through a reader.
+struct Job {
+    tag: Tag,
+    asked: Asked,
+    slot: Slot,
+    key: Vec<u8>,
+    version: Version,
 }
 
 /// The readers of a core and what waits for them.
@@ -74,7 +82,9 @@ pub struct Reads {
     jobs: sync::Queue<Job>,
     /// What the line has no room for; readers that are done look here first.
     overflow: RefCell<VecDeque<Job>>,
-    /// Look-ups under way for the applier.
+    /// Look-ups for the applier that wait for a fetcher.
+    fetches: sync::Queue<Missing>,
+    /// Look-ups for the applier, waiting or under way.
     fetching: Cell<usize>,
     keys: RefCell<Vec<Vec<u8>>>,
     /// Something was applied: whoever waits for log time looks again.
@@ -88,6 +98,7 @@ impl Default for Reads {
         Reads {
             jobs: sync::Queue::new(JOBS),
             overflow: RefCell::default(),
+            fetches: sync::Queue::new(MISSING_MAX),
             fetching: Cell::new(0),
             keys: RefCell::default(),
             applied: Event::new(),
@@ -98,12 +109,21 @@ impl Default for Reads {
 }
 
 impl Reads {
-    /// Starts the readers.
+    /// Starts the readers and the fetchers.
     pub fn start(core: &Rc<Core>) {
         for _ in 0..READERS {
             let core = core.clone();
             spawn(Queue::Foreground, "reader", async move { core.reads.serve(&core).await })
                 .detach();
+        }
+        for _ in 0..FETCHERS {
+            let core = core.clone();
+            let fetch = async move {
+                while let Some(missing) = core.reads.fetches.pop().await {
+                    core.reads.fetch_one(&core, missing).await;
+                }
+            };
+            spawn(Queue::Foreground, "fetcher", fetch).detach();
         }
     }
 
@@ -209,7 +229,7 @@ impl Reads {
             let tag = Tag { core: core.index, run, first };
             let version = if lookup.together { core.applier.applied_version() } else { LATEST };
             let (asked, slot) = (lookup.asked, lookup.slot);
-            self.enqueue(Job::Read { tag, asked, slot, key, version });
+            self.enqueue(Job { tag, asked, slot, key, version });
         }
     }
 
@@ -218,7 +238,7 @@ impl Reads {
         assert_eq!(self.fetching.get(), 0, "the applier asks again when it has what it asked for");
         self.fetching.set(missing.len());
         for missing in missing {
-            self.enqueue(Job::Fetch(missing));
+            self.fetches.try_push(missing).expect("the line takes all that may be missing");
         }
     }
 
@@ -252,22 +272,17 @@ impl Reads {
                     None => return,
                 },
             };
-            match job {
-                Job::Fetch(missing) => self.fetch_one(core, missing).await,
-                Job::Read { tag, asked, slot, key, version } => {
-                    rendered.clear();
-                    let out = &mut rendered;
-                    let answer = self.answer(core, asked, slot, &key, version, out).await;
-                    let result = match asked {
-                        Asked::Exists => answer.map(Value::Bool),
-                        Asked::Render(..) => answer.map(|_| Value::Bytes(&rendered)),
-                    };
-                    core.runs.complete(tag, 0, &Outcome { result, version: Version(0) });
-                    let mut keys = self.keys.borrow_mut();
-                    if keys.len() < KEYS_KEPT {
-                        keys.push(key);
-                    }
-                }
+            let Job { tag, asked, slot, key, version } = job;
+            rendered.clear();
+            let answer = self.answer(core, asked, slot, &key, version, &mut rendered).await;
+            let result = match asked {
+                Asked::Exists => answer.map(Value::Bool),
+                Asked::Render(..) => answer.map(|_| Value::Bytes(&rendered)),
+            };
+            core.runs.complete(tag, 0, &Outcome { result, version: Version(0) });
+            let mut keys = self.keys.borrow_mut();
+            if keys.len() < KEYS_KEPT {
+                keys.push(key);
             }
         }
     }

@@ -6,7 +6,7 @@
 //! 1. For every operation on a key of this core: look up what evaluation needs of the current
 //!    entry, evaluate, apply the effect, deliver the outcome to the connection that waits for it.
 //! 2. When an entry is not in memory, the prepare stops at that operation. Its look-up and those of
-//!    all operations behind it that need one go to the grid together; when they are there the
+//!    operations behind it that need one, up to a bound, go to the grid together; when they are there the
 //!    prepare goes on where it stopped. Prepares behind it wait: versions are applied in order.
 //! 3. An all-or-none request is voted on before any of it is applied.
 //! 4. After the last operation the shards do their beat, and the op counts as applied. What has to
@@ -40,6 +40,10 @@ use wire::{
 use super::keeper::{self, Rest};
 use super::{LATEST, Looked, Shards};
 use crate::machine::{self, Budget, Context, Entry, Needs, Scratch, Verdict};
+
+/// Look-ups that a prepare asks for at once. What is missing beyond that it asks for when it gets
+/// there.
+pub const MISSING_MAX: usize = 1024;
 
 /// A committed prepare on its way to the shards.
 #[derive(Debug, Clone)]
@@ -485,6 +489,9 @@ impl State {
         let operations = requests.flat_map(|request| request.operations());
         for (number, operation) in (0..).zip(operations).skip(from as usize + 1) {
             let Some(index) = self.shards.index(operation.slot) else { continue };
+            if missing.len() == MISSING_MAX {
+                break;
+            }
             if operation.opcode.has_key()
                 && let Err(read) = self.current(index, &operation, number)
             {
