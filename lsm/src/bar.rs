@@ -20,8 +20,8 @@
 //!
 //! *Progress* is the share of the bar that is over, in parts of [`Progress::WHOLE`]: each shard
 //! keeps the share it has paid of its jobs at or above it. It is the larger of memtable fill (the
-//! report two groups back and everything dispatched since, as if all of it went to one shard) and
-//! log use, plus a fixed step per pulse; it never falls.
+//! report two groups back and all requests since, as if they went to one shard; what effects really
+//! add shows in the next report) and log use, plus a fixed step per pulse; it never falls.
 //!
 //! Why the memtable cannot overflow: it is due at `memtable_bytes` in the report of group n−1, the
 //! bar ends with group n at the latest, and a group overshoots by one prepare at most. Why the log
@@ -168,10 +168,18 @@ impl Progress {
 pub struct Weight {
     /// Bytes of its frame in the log.
     pub log_bytes: u64,
-    /// Bytes that its requests and their effects, capped, can add to one memtable.
+    /// Bytes that its requests add to one memtable at most, as they stand in the log.
     pub memtable_bytes: u64,
+    /// Bytes that their effects, capped, can add beyond that; of a pulse, what it can delete.
+    pub effects_bytes: u64,
     /// Whether it carries no requests.
     pub pulse: bool,
+}
+
+impl Weight {
+    fn bytes_max(&self) -> u64 {
+        self.memtable_bytes + self.effects_bytes
+    }
 }
 
 /// What comes with an op.
@@ -237,6 +245,8 @@ struct Group {
     number: u64,
     ops: u32,
     memtable_bytes: u64,
+    /// The same with effects.
+    bytes_max: u64,
     /// Largest memtable of any shard at the group's end, once reported.
     report: Option<u64>,
 }
@@ -281,6 +291,7 @@ impl Schedule {
         self.bar.progress = self.progress_with(weight);
         self.group.ops += 1;
         self.group.memtable_bytes += weight.memtable_bytes;
+        self.group.bytes_max += weight.bytes_max();
         if weight.pulse {
             self.bar.pulses = self.bar.pulses.plus(Progress::PULSE);
         }
@@ -316,7 +327,7 @@ impl Schedule {
 
     fn closes_group(&self, weight: &Weight) -> bool {
         self.group.ops + 1 >= GROUP_OPS
-            || self.group.memtable_bytes + weight.memtable_bytes >= self.limits.group_bytes()
+            || self.group.bytes_max + weight.bytes_max() >= self.limits.group_bytes()
             || (weight.pulse && self.progress_with(weight) == Progress::WHOLE)
     }
 

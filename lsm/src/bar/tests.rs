@@ -22,10 +22,11 @@ fn limits() -> Limits {
 
 fn weight() -> impl Strategy<Value = Weight> {
     prop_oneof![
-        1 => Just(Weight { log_bytes: 4096, memtable_bytes: 0, pulse: true }),
+        1 => Just(Weight { log_bytes: 4096, memtable_bytes: 0, effects_bytes: 0, pulse: true }),
         4 => (0..24_u64 << 10, 1..4_u64).prop_map(|(memtable_bytes, frames)| Weight {
             log_bytes: frames * 4096,
-            memtable_bytes,
+            memtable_bytes: memtable_bytes / 2,
+            effects_bytes: memtable_bytes - memtable_bytes / 2,
             pulse: false
         }),
     ]
@@ -54,7 +55,7 @@ fn run(ops: &[Weight], start: u64, delay: usize) -> Vec<(u64, Step)> {
         }
         assert!(schedule.ready(weight));
         let op = index as u64 + 1;
-        memtables[index % 2] += weight.memtable_bytes;
+        memtables[index % 2] += weight.bytes_max();
         let memtable_max = memtables[0].max(memtables[1]);
         assert!(memtable_max <= limits().memtable_bytes_max, "a memtable overflowed");
         let step = schedule.dispatch(op, weight);
@@ -124,7 +125,7 @@ proptest! {
 
 #[test]
 fn pulses_alone_end_a_bar() {
-    let pulse = Weight { log_bytes: 4096, memtable_bytes: 0, pulse: true };
+    let pulse = Weight { log_bytes: 4096, memtable_bytes: 0, effects_bytes: 0, pulse: true };
     let steps = run(&[pulse; 100], 0, 0);
     let first = steps.iter().find(|(_, step)| step.bar_end.is_some()).unwrap();
     assert!(first.0 <= u64::from(PULSES_PER_BAR), "{first:?}");
@@ -133,7 +134,7 @@ fn pulses_alone_end_a_bar() {
 
 #[test]
 fn progress_is_whole_before_a_full_bar_ends() {
-    let put = Weight { log_bytes: 4096, memtable_bytes: 1000, pulse: false };
+    let put = Weight { log_bytes: 4096, memtable_bytes: 1000, effects_bytes: 0, pulse: false };
     let steps = run(&[put; 400], 0, 0);
     let ends: Vec<_> = steps.iter().filter(|(_, step)| step.bar_end.is_some()).collect();
     assert!(ends.len() >= 2, "{ends:?}");

@@ -374,6 +374,7 @@ impl Driver {
         let weight = Weight {
             log_bytes: 4096,
             memtable_bytes: actions.iter().map(weight_of).sum(),
+            effects_bytes: 0,
             pulse: matches!(actions, [Action::Pulse]),
         };
         let step = self.schedule.dispatch(self.op, &weight);

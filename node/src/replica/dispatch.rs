@@ -3,8 +3,7 @@
 //! The schedule ([`lsm::bar::Schedule`]) is a pure function of the log; this is where the log meets
 //! it, in a replay and in live running alike:
 //!
-//! 1. a committed prepare is weighed (its frame in the log, what it can add to a memtable) and
-//!    stands in line;
+//! 1. a committed prepare is weighed ([`super::weight`]) and stands in line;
 //! 2. the front of the line goes to the applier as soon as the schedule is ready for it: an op that
 //!    closes a group waits for the report of the group before;
 //! 3. reports move the line on.
@@ -18,19 +17,18 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use ioring::Frozen;
-use lsm::bar::{Limits, Schedule, Step, Weight};
-use lsm::memtable::Memtable;
-use vsr::journal::frame_size;
-use wire::message::{Prepare, Purpose};
-use wire::{Header, Op, Requests};
+use lsm::bar::{Schedule, Step, Weight};
+use vsr::format::Configuration;
+use wire::message::Prepare;
+use wire::{Header, Op};
 
+use super::weight::Scale;
 use crate::core::Core;
 use crate::shard::apply::Committed;
+use crate::shard::open::bar_limits;
 
 /// Last prepares of bars that are kept: the bar under way may take a checkpoint of the one before.
 const BAR_HEADERS: usize = 4;
-/// What an encoded key has beyond its user key when nothing is escaped.
-const KEY_OVERHEAD: usize = 11;
 
 struct Waiting {
     op: Op,
@@ -42,6 +40,7 @@ struct Waiting {
 
 /// The line between the log and the shards.
 pub struct Dispatch {
+    scale: Scale,
     schedule: RefCell<Schedule>,
     line: RefCell<VecDeque<Waiting>>,
     pumping: Cell<bool>,
@@ -51,9 +50,11 @@ pub struct Dispatch {
 impl Dispatch {
     /// The line right after a checkpoint.
     #[must_use]
-    pub fn new(limits: Limits, checkpoint: Op) -> Dispatch {
+    pub fn new(configuration: &Configuration, checkpoint: Op) -> Dispatch {
+        let schedule = Schedule::new(bar_limits(configuration), checkpoint.0);
         Dispatch {
-            schedule: RefCell::new(Schedule::new(limits, checkpoint.0)),
+            scale: Scale::new(configuration),
+            schedule: RefCell::new(schedule),
             line: RefCell::new(VecDeque::with_capacity(32)),
             pumping: Cell::new(false),
             bar_headers: RefCell::new(VecDeque::with_capacity(BAR_HEADERS)),
@@ -64,11 +65,7 @@ impl Dispatch {
     pub fn push(&self, core: &Core, header: &Header, frame: &Frozen, live: bool) {
         let prepare = header.tail::<Prepare>().expect("only prepares are committed");
         let body = vsr::journal::BODY_OFFSET..vsr::journal::BODY_OFFSET + header.body_size();
-        let weight = Weight {
-            log_bytes: frame_size(header.size()) as u64,
-            memtable_bytes: memtable_bytes(&frame[body]),
-            pulse: prepare.purpose == Purpose::Pulse,
-        };
+        let weight = self.scale.weigh(header, &prepare, &frame[body]);
         let waiting =
             Waiting { op: prepare.op, header: *header, frame: frame.clone(), weight, live };
         self.line.borrow_mut().push_back(waiting);
@@ -127,13 +124,4 @@ impl Dispatch {
     pub fn is_behind(&self) -> bool {
         !self.line.borrow().is_empty()
     }
-}
-
-/// What a prepare's requests can add to one memtable.
-fn memtable_bytes(body: &[u8]) -> u64 {
-    let entry = |operation: wire::OperationView<'_>| {
-        let key = KEY_OVERHEAD + operation.key.len();
-        Memtable::entry_bytes(key, operation.value.len()) as u64
-    };
-    Requests::of_body(body).flat_map(|request| request.operations()).map(entry).sum()
 }

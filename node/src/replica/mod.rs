@@ -24,6 +24,7 @@
 pub mod checkpoint;
 pub mod dispatch;
 pub mod pulse;
+pub mod weight;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

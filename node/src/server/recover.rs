@@ -135,7 +135,7 @@ impl Opened {
         let mut random = ioring::random("node");
         let table = CursorTable::new(index.0 as u8, Capacity::default(), random.next_u64());
         let log = Log {
-            dispatch: Dispatch::new(shard::open::bar_limits(configuration), head.op),
+            dispatch: Dispatch::new(configuration, head.op),
             checkpoints: Checkpoints::new(directory, journal),
         };
         let core = Rc::new_cyclic(|weak| Core {

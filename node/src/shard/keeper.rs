@@ -33,7 +33,7 @@ use super::{LATEST, Looked, Shard, Shards};
 use crate::core::Core;
 
 /// Deadlines that a pulse turns into deletes, on each shard. A function of nothing: fixed.
-const DUE_PER_PULSE: usize = 512;
+pub const DUE_PER_PULSE: usize = 512;
 
 /// What is left to do for an op after its operations are applied.
 #[derive(Debug, Clone, Copy)]

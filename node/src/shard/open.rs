@@ -10,18 +10,14 @@ use lsm::checkpoint::Root;
 use lsm::config::{Compression, Config, LEVELS_MAX};
 use lsm::forest::{Forest, Options};
 use lsm::grid::{Grid, Owner};
-use lsm::{block, checkpoint, grid, key, memtable};
+use lsm::{block, checkpoint, grid, key};
 use vsr::format::Configuration;
 use vsr::journal;
 use vsr::superblock::State;
 use wire::{RootReference, ShardId};
 
 use super::{Generations, GenerationsError, Shard};
-
-/// Encoded operations have at least this many bytes: a header and a padded key.
-const OPERATION_SIZE_MIN: u64 = 40;
-/// What an encoded key has beyond its user key.
-const KEY_OVERHEAD: u64 = 16;
+use crate::replica::weight::Scale;
 
 /// Why a shard's storage cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -79,16 +75,12 @@ pub fn config(configuration: &Configuration, cache_bytes: u64) -> Config {
 /// The numbers that bars are computed from.
 #[must_use]
 pub fn bar_limits(configuration: &Configuration) -> bar::Limits {
-    let prepare = u64::from(configuration.prepare_size_max);
-    // One prepare, all of it on one shard: as many of the smallest operations as fit, each with an
-    // entry of its own, keys escaped to twice their length, and what their effects add.
-    let entries = prepare / OPERATION_SIZE_MIN * (memtable::ENTRY_OVERHEAD as u64 + KEY_OVERHEAD);
     let mut limits = bar::Limits {
         memtable_bytes: configuration.memtable_size,
         memtable_bytes_max: 0,
         log_bytes_max: configuration.log_budget(),
         prepare_bytes_max: journal::frame_size(configuration.prepare_size_max as usize) as u64,
-        effects_bytes_max: u64::from(configuration.effects_size_max) + 2 * prepare + entries,
+        effects_bytes_max: Scale::new(configuration).prepare_max(configuration),
         pipeline: u64::from(configuration.pipeline_max),
     };
     limits.memtable_bytes_max = limits.memtable_bytes_needed();
