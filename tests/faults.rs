@@ -3,15 +3,20 @@
 //! One test for each row of the fault table that a single replica can answer; errors of the device
 //! itself and lost writes are played in the simulator. Wherever a node refuses, the directory's
 //! files must be as they were.
+//!
+//! What is about grids works on copies of a directory that holds enough for a few checkpoints, so
+//! that keys are read from tables, and asks `quorate inspect` where what is to be damaged stands.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Output;
+use std::sync::{Arc, Mutex, Weak};
 
 use client::Reply;
 use serde_json::Value;
@@ -69,16 +74,26 @@ fn verify_says(folder: &Folder, code: i32) -> String {
     text
 }
 
-/// Starts a node that must refuse, naming all of `words`, without changing the journal.
+/// Checksums of the journal and the grids.
+fn contents(folder: &Folder) -> Vec<(String, u128)> {
+    let entries = fs::read_dir(folder.data()).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<(String, u128)> = entries
+        .filter(|path| path.file_name().is_some_and(|name| name != "LOCK"))
+        .map(|path| (path.display().to_string(), wire::checksum(&fs::read(path).unwrap()).0))
+        .collect();
+    files.sort();
+    files
+}
+
+/// Starts a node that must refuse, naming all of `words`, without changing a file.
 fn is_refused(folder: &Folder, words: &[&str]) {
-    let before = fs::read(folder.data().join("journal")).ok();
+    let before = contents(folder);
     let Err(log) = Node::try_start(&folder.data(), &[]) else { panic!("it was not refused") };
     for word in words {
         assert!(log.contains(word), "{word:?} is not named in:\n{log}");
     }
     assert!(!log.contains("panicked"), "{log}");
-    let after = fs::read(folder.data().join("journal")).ok();
-    assert!(before == after, "a refused directory was changed");
+    assert!(before == contents(folder), "a refused directory was changed");
 }
 
 #[test]
@@ -195,4 +210,304 @@ fn another_format_version_is_refused_by_name() {
         file.write_all_at(&copy, slot * COPY_SIZE).unwrap();
     }
     is_refused(&folder, &["format 9"]);
+}
+
+// ---- grids ----
+
+/// Keys in a directory with checkpoints, and the bytes of each value.
+const KEYS: u32 = 8_000;
+const VALUE_SIZE: usize = 6_000;
+/// Keys written by one command, and reads under way at the same time.
+const BATCH: u32 = 50;
+const BLOCK_SIZE: u64 = 256 << 10;
+
+fn key(number: u32) -> String {
+    format!("key{number:06}")
+}
+
+fn value(number: u32) -> String {
+    format!("{:.<VALUE_SIZE$}", key(number))
+}
+
+fn format(folder: &Folder, cluster: &str, shards: &str) {
+    let sizes = ["--journal-size", "64MiB", "--grid-size-max", "64GiB"];
+    let identity = ["format", "--cluster", cluster, "--replica", "0", "--replicas", "1"];
+    let output = run(&[&identity[..], &["--shards", shards], &sizes].concat(), &folder.data());
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// A directory whose oldest keys are in tables and whose newest ones are in the journal only; tests
+/// that run at the same time share it.
+fn checkpointed() -> Arc<Folder> {
+    static SHARED: Mutex<Weak<Folder>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap();
+    if let Some(folder) = shared.upgrade() {
+        return folder;
+    }
+    let folder = Folder::new();
+    format(&folder, "1", "2");
+    let mut node = Node::start(&folder.data(), &[]);
+    let mut connection = node.connect();
+    for first in (0..KEYS).step_by(BATCH as usize) {
+        let mut command = vec!["MSET".to_owned()];
+        (first..first + BATCH).for_each(|number| command.extend([key(number), value(number)]));
+        assert_eq!(connection.call(&command).unwrap(), Reply::Simple("OK".into()));
+    }
+    assert!(node.stop().success());
+    let folder = Arc::new(folder);
+    *shared = Arc::downgrade(&folder);
+    folder
+}
+
+/// A copy of it, to damage.
+fn copy() -> Folder {
+    let shared = checkpointed();
+    let folder = Folder::new();
+    fs::create_dir_all(folder.data()).unwrap();
+    for entry in fs::read_dir(shared.data()).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), folder.data().join(entry.file_name())).unwrap();
+    }
+    folder
+}
+
+fn grid(folder: &Folder, shard: u64) -> File {
+    let path = folder.data().join(format!("shard-{shard:04}.grid"));
+    OpenOptions::new().read(true).write(true).open(path).unwrap()
+}
+
+/// A table of the objects' tree: the first that is listed.
+struct Table {
+    shard: u64,
+    level: u64,
+    index: u64,
+    value_blocks: Vec<u64>,
+    /// The keys that it holds.
+    keys: BTreeSet<String>,
+}
+
+fn a_table(folder: &Folder) -> Table {
+    let shard = 1;
+    let asked = ["--shard", "1"];
+    let tables = inspect(folder, &[&["tables"][..], &asked].concat());
+    let tables = tables["shards"][0]["tables"].as_array().unwrap().clone();
+    let table = tables.iter().find(|table| table["tree"] == "objects").expect("nothing in tables");
+    let index = table["table"].as_u64().unwrap();
+    let keys = inspect(folder, &[&["keys", "--limit", "100000"][..], &asked].concat());
+    let entries = keys["entries"].as_array().unwrap().iter();
+    let entries = entries.filter(|entry| entry["index"] == index);
+    Table {
+        shard,
+        level: table["level"].as_u64().unwrap(),
+        index,
+        value_blocks: list(&table["value_blocks"]),
+        keys: entries.map(|entry| entry["key"].as_str().unwrap().to_owned()).collect(),
+    }
+}
+
+fn list(value: &Value) -> Vec<u64> {
+    value.as_array().unwrap().iter().map(|number| number.as_u64().unwrap()).collect()
+}
+
+/// Reads every key; gives those that fail with `corrupt_block`. All others must be there.
+fn unreadable(node: &Node) -> BTreeSet<String> {
+    let mut connection = node.connect();
+    let mut failed = BTreeSet::new();
+    for first in (0..KEYS).step_by(BATCH as usize) {
+        (first..first + BATCH).for_each(|number| connection.send(&["GET", &key(number)]));
+        for number in first..first + BATCH {
+            match connection.receive().unwrap() {
+                Reply::Error(text) if text.starts_with("ERR corrupt_block") => {
+                    failed.insert(key(number));
+                }
+                reply => assert_eq!(reply, Reply::Bulk(value(number).into_bytes())),
+            }
+        }
+    }
+    failed
+}
+
+/// Serves a directory with a damaged block of `table`: the reads in `must` fail, none outside the
+/// table does, and everything else goes on.
+fn only_fails(folder: &Folder, table: &Table, block: u64, must: &BTreeSet<String>) {
+    let node = Node::start(&folder.data(), &[]);
+    let failed = unreadable(&node);
+    assert!(!must.is_empty() && failed.is_superset(must), "{} failed", failed.len());
+    // The filter of the damaged table may send a few more keys to it: its own range only.
+    let (first, last) = (table.keys.first().unwrap(), table.keys.last().unwrap());
+    assert!(failed.range(..first.clone()).next().is_none(), "{failed:?} are not in the table");
+    assert!(failed.iter().all(|key| key <= last), "{failed:?} are not in the table");
+    let log = node.log();
+    let Table { shard, level, index, .. } = table;
+    let place = format!("shard {shard}, tree Objects, level {level}, table {index}: block {block}");
+    assert!(log.contains(&place), "{place:?} is not named in:\n{log}");
+    assert!(!log.contains("panicked"), "{log}");
+    // Writes go on, of unreadable keys too: a new value does not need the old one.
+    let mut connection = node.connect();
+    let again = must.first().unwrap();
+    assert_eq!(call(&mut connection, &["SET", again, "new"]), Reply::Simple("OK".into()));
+    assert_eq!(call(&mut connection, &["GET", again]), Reply::Bulk(b"new".into()));
+}
+
+/// What `verify` must say of a damaged block of a table.
+fn verify_places(folder: &Folder, table: &Table, block: u64) {
+    let text = verify_says(folder, 4);
+    let Table { shard, level, index, .. } = table;
+    let offset = block * BLOCK_SIZE;
+    let file = format!("shard-{shard:04}.grid at offset {offset}");
+    let place = format!("shard {shard}, tree objects, level {level}, table {index}, block {block}");
+    assert!(text.contains(&file) && text.contains(&place), "{file}, {place} not in:\n{text}");
+}
+
+#[test]
+fn a_directory_with_checkpoints_verifies_and_can_be_looked_into() {
+    let folder = copy();
+    let before = contents(&folder);
+    assert!(verify_says(&folder, 0).contains("undamaged"));
+    let grids = inspect(&folder, &["grid"]);
+    let grids = grids["shards"].as_array().unwrap();
+    assert_eq!(grids.len(), 2);
+    for (number, grid) in grids.iter().enumerate() {
+        assert_eq!(grid["header"]["shard"], number);
+        assert_eq!(grid["header"]["cluster"], "1");
+        assert_eq!(grid["faults"].as_array().unwrap().len(), 0, "{grid}");
+        let types = grid["blocks_by_type"].as_object().unwrap();
+        let count: u64 = types.values().map(|count| count.as_u64().unwrap()).sum();
+        assert_eq!(grid["space"]["in_use"], count, "{grid}");
+        assert!(types["value"].as_u64() > Some(0) && types["index"].as_u64() > Some(0), "{grid}");
+        assert_eq!(types["checkpoint"], 1);
+        assert!(!types.contains_key("unreadable"), "{grid}");
+    }
+    let table = a_table(&folder);
+    let manifest = inspect(&folder, &["manifest", "--shard", "1"]);
+    let levels = manifest["shards"][0]["levels"].as_array().unwrap();
+    let entries: u64 = levels.iter().map(|level| level["entries"].as_u64().unwrap()).sum();
+    let keys = inspect(&folder, &["keys", "--shard", "1", "--limit", "100000"]);
+    assert_eq!(keys["entries"].as_array().unwrap().len() as u64, entries);
+    assert_eq!(keys["entries"][0]["size"], VALUE_SIZE);
+    let block = inspect(&folder, &["block", &table.index.to_string(), "--shard", "1"]);
+    assert_eq!(block["type"], "index");
+    assert_eq!(block["entries"], format!("{}, 0 of them tombstones", table.keys.len()));
+    assert!(before == contents(&folder), "looking changed something");
+}
+
+#[test]
+fn a_damaged_value_block_fails_only_the_reads_that_need_it() {
+    let folder = copy();
+    let table = a_table(&folder);
+    let block = table.value_blocks[table.value_blocks.len() / 2];
+    let garbage = vec![0xA5; BLOCK_SIZE as usize - 4096];
+    grid(&folder, table.shard).write_all_at(&garbage, block * BLOCK_SIZE + 4096).unwrap();
+    verify_places(&folder, &table, block);
+    let shown = inspect(&folder, &["block", &block.to_string(), "--shard", "1"]);
+    assert_eq!(shown["type"], "value");
+    assert!(shown["fault"].as_str().unwrap().contains("body checksum"), "{shown}");
+    // What can still be listed of the table shows which keys were in the block; the first page is
+    // as it was.
+    let lost = table.keys.difference(&a_table(&folder).keys).skip(3).cloned().collect();
+    only_fails(&folder, &table, block, &lost);
+}
+
+#[test]
+fn a_block_with_the_content_of_another_is_not_taken_for_it() {
+    let folder = copy();
+    let table = a_table(&folder);
+    let [from, to] = [table.value_blocks[0], table.value_blocks[1]];
+    let file = grid(&folder, table.shard);
+    let mut block = vec![0; BLOCK_SIZE as usize];
+    file.read_exact_at(&mut block, from * BLOCK_SIZE).unwrap();
+    file.write_all_at(&block, to * BLOCK_SIZE).unwrap();
+    verify_places(&folder, &table, to);
+    let text = verify_says(&folder, 4);
+    assert!(text.contains(&format!("belongs at address {from}, found at {to}")), "{text}");
+    let lost: BTreeSet<String> = table.keys.difference(&a_table(&folder).keys).cloned().collect();
+    only_fails(&folder, &table, to, &lost);
+}
+
+#[test]
+fn a_damaged_index_block_fails_only_the_reads_of_its_table() {
+    let folder = copy();
+    let table = a_table(&folder);
+    flip(&grid(&folder, table.shard), table.index * BLOCK_SIZE + 1000);
+    verify_places(&folder, &table, table.index);
+    only_fails(&folder, &table, table.index, &table.keys);
+}
+
+#[test]
+fn a_damaged_root_or_manifest_is_refused_by_block() {
+    let folder = copy();
+    let grids = inspect(&folder, &["grid"]);
+    let root = grids["shards"][0]["root"]["block"].as_u64().unwrap();
+    let manifest = list(&inspect(&folder, &["manifest"])["shards"][0]["blocks"])[0];
+    for block in [root, manifest] {
+        let offset = block * BLOCK_SIZE;
+        flip(&grid(&folder, 0), offset + 300);
+        let place = format!("shard-0000.grid, offset {offset}");
+        is_refused(&folder, &[&format!("block {block}"), &place]);
+        let text = verify_says(&folder, 4);
+        assert!(text.contains(&format!("shard-0000.grid at offset {offset}")), "{text}");
+        flip(&grid(&folder, 0), offset + 300);
+    }
+    verify_says(&folder, 0);
+}
+
+#[test]
+fn swapped_grid_files_are_refused() {
+    let folder = copy();
+    let path = |name: &str| folder.data().join(name);
+    fs::rename(path("shard-0000.grid"), path("between")).unwrap();
+    fs::rename(path("shard-0001.grid"), path("shard-0000.grid")).unwrap();
+    fs::rename(path("between"), path("shard-0001.grid")).unwrap();
+    is_refused(&folder, &["shard-0000.grid", "shard is 1, expected 0"]);
+    let text = verify_says(&folder, 4);
+    assert!(text.contains("shard is 1, expected 0"), "{text}");
+    assert!(text.contains("shard is 0, expected 1"), "{text}");
+}
+
+#[test]
+fn a_grid_of_another_cluster_is_refused() {
+    let folder = copy();
+    let other = Folder::new();
+    format(&other, "2", "2");
+    let name = "shard-0001.grid";
+    fs::copy(other.data().join(name), folder.data().join(name)).unwrap();
+    is_refused(&folder, &[name, "cluster is 2, expected 1"]);
+    let text = verify_says(&folder, 4);
+    assert!(text.contains(name) && text.contains("cluster is 2, expected 1"), "{text}");
+}
+
+#[test]
+fn a_missing_grid_file_is_refused() {
+    let folder = copy();
+    fs::remove_file(folder.data().join("shard-0001.grid")).unwrap();
+    is_refused(&folder, &["shard-0001.grid"]);
+    assert!(verify_says(&folder, 4).contains("shard-0001.grid"));
+}
+
+#[test]
+fn a_grid_that_was_cut_is_found() {
+    let folder = copy();
+    let root = inspect(&folder, &["grid"])["shards"][1]["root"]["block"].as_u64().unwrap();
+    // Cut in front of the checkpoint's root: there is nothing to go on with.
+    grid(&folder, 1).set_len(root * BLOCK_SIZE).unwrap();
+    let place = format!("shard-0001.grid, offset {}", root * BLOCK_SIZE);
+    is_refused(&folder, &[&format!("block {root}"), &place]);
+    assert!(verify_says(&folder, 4).contains(&format!("shard 1, block {root}")));
+}
+
+#[test]
+fn another_number_of_shards_is_refused() {
+    // As a setting: it is none, it was decided by format.
+    let folder = copy();
+    let settings = folder.data().join("quorate.toml");
+    fs::write(&settings, "shards = 4\n").unwrap();
+    is_refused(&folder, &["quorate.toml", "shards"]);
+    fs::remove_file(settings).unwrap();
+    // As a journal that was formatted so, beside grids that were not.
+    let other = Folder::new();
+    format(&other, "1", "4");
+    fs::copy(other.data().join("journal"), folder.data().join("journal")).unwrap();
+    is_refused(&folder, &["shard-0000.grid", "incarnation"]);
+    let text = verify_says(&folder, 4);
+    assert!(text.contains("incarnation") && text.contains("shard-0003.grid"), "{text}");
 }

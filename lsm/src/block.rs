@@ -485,6 +485,14 @@ pub fn verify_any(bytes: &[u8], identity: Identity, address: u64) -> Result<Head
     Ok(header)
 }
 
+/// Takes apart the header of whatever block begins here, if it is intact in itself: whether it
+/// belongs here, and whether its body is intact, is not looked at.
+pub fn header(bytes: &[u8]) -> Result<Header, BlockFault> {
+    let raw = parse_header(bytes)?;
+    let (expected, actual) = (BlockType::Value, raw.block_type);
+    raw.verified().ok_or(BlockFault::Type { expected, actual })
+}
+
 /// Verifies a grid file's header block; gives its identity and its own fields.
 pub fn verify_grid_header(bytes: &[u8]) -> Result<(Identity, [u8; METADATA_SIZE]), BlockFault> {
     let raw = parse_header(bytes)?;

@@ -304,6 +304,61 @@ impl ImageBuilder<'_> {
     }
 }
 
+/// What a root block says, as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootView {
+    /// The checkpoint's op: replay starts right after it.
+    pub op: u64,
+    /// The op at whose bar end it was taken.
+    pub op_trigger: u64,
+    /// The newest version in it.
+    pub version: u64,
+    /// Superseded versions below this one may be gone.
+    pub snapshot_min: u64,
+    /// Bytes that the owner keeps beside the trees.
+    pub extra_size: u64,
+    /// Where these stand.
+    pub extra: Vec<BlockReference>,
+    /// Bytes of a chunk of the free set.
+    pub chunk_size: u32,
+    /// Where the free set's chunks stand.
+    pub free_set: Vec<BlockReference>,
+    /// The manifest log.
+    pub manifest: ManifestRoot,
+}
+
+impl RootView {
+    /// Takes a root block apart; none if its content makes no sense to this release.
+    #[must_use]
+    pub fn parse(block: &block::Block) -> Option<RootView> {
+        let (header, rest) = RootHeader::read_from_prefix(block.body()).ok()?;
+        let free_set_blocks = header.free_set_blocks.get() as usize;
+        let count = free_set_blocks + header.extra_blocks.get() as usize;
+        let (stored, rest) = <[StoredReference]>::ref_from_prefix_with_elems(rest, count).ok()?;
+        let mut references: Vec<BlockReference> =
+            stored.iter().map(StoredReference::reference).collect::<Option<_>>()?;
+        let extra = references.split_off(free_set_blocks);
+        let manifest =
+            rest.first_chunk::<{ ManifestRoot::SIZE }>().map(ManifestRoot::from_bytes)?;
+        Some(RootView {
+            op: header.op.get(),
+            op_trigger: header.op_trigger.get(),
+            version: header.version.get(),
+            snapshot_min: header.snapshot_min.get(),
+            extra_size: header.extra_size.get(),
+            extra,
+            chunk_size: header.chunk_size.get(),
+            free_set: references,
+            manifest,
+        })
+    }
+
+    /// The chunks in a block of the free set.
+    pub fn chunks<'b>(&self, block: &'b block::Block) -> impl Iterator<Item = &'b [u8]> + use<'b> {
+        block.body().chunks((self.chunk_size as usize).max(1))
+    }
+}
+
 /// A checkpoint as read back.
 pub(crate) struct RootState {
     pub(crate) version: u64,
@@ -319,45 +374,32 @@ impl RootState {
     pub(crate) async fn read(grid: &Grid, root: &Root) -> Result<RootState, OpenError> {
         let block = read(grid, "root", &root.0, BlockType::Checkpoint).await?;
         let malformed = || OpenError::Malformed(root.0);
-        let (header, rest) = RootHeader::read_from_prefix(block.body()).map_err(|_| malformed())?;
-        let free_set_blocks = header.free_set_blocks.get() as usize;
-        let count = free_set_blocks + header.extra_blocks.get() as usize;
-        let (stored, rest) = <[StoredReference]>::ref_from_prefix_with_elems(rest, count)
-            .map_err(|_| malformed())?;
-        let references: Option<Vec<BlockReference>> =
-            stored.iter().map(StoredReference::reference).collect();
-        let references = references.ok_or_else(malformed)?;
-        let manifest = rest
-            .first_chunk::<{ ManifestRoot::SIZE }>()
-            .map(ManifestRoot::from_bytes)
-            .ok_or_else(malformed)?;
-        let (free_set, extra_blocks) = references.split_at(free_set_blocks);
-        let chunk_size = header.chunk_size.get() as usize;
+        let view = RootView::parse(&block).ok_or_else(malformed)?;
         let mut chunks: Vec<Vec<u8>> = Vec::new();
-        for reference in free_set {
+        for reference in &view.free_set {
             let block = read(grid, "free set", reference, BlockType::FreeSet).await?;
-            let pieces = block.body().chunks(chunk_size.max(1));
-            chunks.extend(pieces.map(<[u8]>::to_vec));
+            chunks.extend(view.chunks(&block).map(<[u8]>::to_vec));
         }
         let mut extra = Vec::new();
-        for reference in extra_blocks {
+        for reference in &view.extra {
             let block = read(grid, "extra", reference, BlockType::Extra).await?;
             extra.extend_from_slice(block.body());
         }
-        if extra.len() as u64 != header.extra_size.get() {
+        if extra.len() as u64 != view.extra_size {
             return Err(malformed());
         }
-        let mut blocks: Vec<BlockAddress> = references.iter().map(|r| r.address).collect();
+        let references = view.free_set.iter().chain(&view.extra);
+        let mut blocks: Vec<BlockAddress> = references.map(|r| r.address).collect();
         blocks.push(root.0.address);
         let config = grid.config();
         let stored = chunks.iter().map(Vec::as_slice);
         let (blocks_max, chunk_blocks) = (config.grid_blocks_max, config.free_set_chunk_blocks);
         let free_set = FreeSet::restore(blocks_max, chunk_blocks, stored)?;
         Ok(RootState {
-            version: header.version.get(),
-            snapshot_min: header.snapshot_min.get(),
+            version: view.version,
+            snapshot_min: view.snapshot_min,
             extra,
-            manifest,
+            manifest: view.manifest,
             free_set,
             blocks,
         })

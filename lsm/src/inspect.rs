@@ -7,6 +7,7 @@
 use crate::block::{
     Block, BlockAddress, BlockFault, BlockReference, BlockType, Checksum, Header, METADATA_SIZE,
 };
+use crate::checkpoint::RootView;
 use crate::config::Compression;
 use crate::entry::{Level, Payload, TreeId};
 use crate::free_set::Space;
@@ -97,6 +98,8 @@ pub enum Contents {
         /// Its records, oldest first.
         records: Vec<Record>,
     },
+    /// The root of a checkpoint.
+    Checkpoint(RootView),
     /// A type whose contents others describe.
     Other(BlockType),
 }
@@ -179,6 +182,11 @@ fn contents(block: &Block, block_type: BlockType) -> Result<Contents, BlockFault
             predecessors: manifest_log::predecessors(block)?.into(),
             records: manifest_log::records(block)?,
         },
+        BlockType::Checkpoint => {
+            let what = "its references do not fit it";
+            let root = RootView::parse(block);
+            Contents::Checkpoint(root.ok_or(BlockFault::Malformed { block_type, what })?)
+        }
         other => Contents::Other(other),
     })
 }

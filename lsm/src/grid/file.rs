@@ -90,8 +90,28 @@ impl Grid {
         config: &Config,
         direct: Direct,
     ) -> Result<Rc<Grid>, OpenError> {
-        let io = |source| OpenError::Io { path: path.to_owned(), source };
         let options = OpenOptions { read: true, write: true, direct, ..Default::default() };
+        Grid::open_as(path, owner, config, options).await
+    }
+
+    /// As [`Grid::open`], for verification: without the right to write to the file.
+    pub async fn open_read_only(
+        path: &Path,
+        owner: Owner,
+        config: &Config,
+        direct: Direct,
+    ) -> Result<Rc<Grid>, OpenError> {
+        let options = OpenOptions { read: true, direct, ..Default::default() };
+        Grid::open_as(path, owner, config, options).await
+    }
+
+    async fn open_as(
+        path: &Path,
+        owner: Owner,
+        config: &Config,
+        options: OpenOptions,
+    ) -> Result<Rc<Grid>, OpenError> {
+        let io = |source| OpenError::Io { path: path.to_owned(), source };
         let file = File::open(path, &options)?;
         let (result, header) = file.read(Buffer::zeroed(SECTOR_SIZE), 0).await;
         result.map_err(io)?;

@@ -1,13 +1,15 @@
 //! `quorate verify`: reads every byte that matters, reports every fault, changes nothing.
 
+mod grids;
+
 use std::path::PathBuf;
 
 use anyhow::anyhow;
-use serde::Serialize;
 use serde_json::json;
 use vsr::format::inspect::DirectoryReport;
 
 use crate::commands::inspect;
+use crate::commands::inspect::fault::Fault;
 use crate::outcome::{Failure, Outcome, print_line};
 
 /// Read every byte that matters and report every fault; changes nothing
@@ -23,28 +25,33 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// One thing that is not as it was written.
-#[derive(Debug, Serialize)]
-struct Fault {
-    file: String,
-    offset: Option<u64>,
-    what: String,
-}
-
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
-    let report = inspect::read(&arguments.dir, true)?;
-    let faults = faults(&report);
+    let dir = &arguments.dir;
+    let report = inspect::read(dir, true)?;
+    let mut faults = faults(&report);
     let prepares = report.journal.as_ref().map_or(0, |journal| journal.ops.len());
+    let state = report.state.filter(|state| state.configuration.validate().is_ok());
+    let grids = match &state {
+        Some(state) => grids::verify(dir, state)?,
+        None => grids::Report::default(),
+    };
+    let grids::Report { shards, tables, bytes, faults: found } = grids;
+    faults.extend(found);
     if arguments.json {
-        print_line(json!({ "dir": arguments.dir, "prepares": prepares, "faults": faults }));
+        print_line(json!({
+            "dir": dir,
+            "prepares": prepares,
+            "shards": shards,
+            "tables": tables,
+            "grid_bytes": bytes,
+            "faults": faults,
+        }));
     } else {
         print_line(format_args!(
-            "superblock   8 copies read\njournal      {prepares} prepares read"
+            "superblock   8 copies read\njournal      {prepares} prepares read\ngrids        \
+             {shards} shards, {tables} tables, {bytes} bytes read"
         ));
-        for Fault { file, offset, what } in &faults {
-            let place = offset.map_or(String::new(), |offset| format!(" at offset {offset}"));
-            print_line(format_args!("FAULT        {file}{place}: {what}"));
-        }
+        faults.iter().for_each(|fault| print_line(format_args!("FAULT        {fault}")));
     }
     match faults.len() {
         0 => {
@@ -56,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         count => Err(Failure::Corrupt(anyhow!(
             "{count} faults in {}: keep a copy of the directory before anything else; a replica \
              of a cluster can be rebuilt from the others",
-            arguments.dir.display()
+            dir.display()
         ))),
     }
 }
@@ -64,7 +71,8 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
 fn faults(report: &DirectoryReport) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut add = |offset: Option<u64>, what: String| {
-        faults.push(Fault { file: vsr::format::JOURNAL.to_owned(), offset, what });
+        let file = vsr::format::JOURNAL.to_owned();
+        faults.push(Fault { file, offset, what, ..Fault::default() });
     };
     for (slot, reading) in report.readings.copies.iter().enumerate() {
         if let Err(fault) = reading {
