@@ -457,6 +457,14 @@ impl Replica {
         self.batch.is_none() && !self.pulse_wanted && self.pipeline.is_empty()
     }
 
+    /// Whether requests wait for room in the log. A checkpoint makes room, and if nothing else
+    /// moves the log on, pulses have to bring it about.
+    #[must_use]
+    pub fn waits_for_log(&self) -> bool {
+        let waits = |batch: &Batch| self.can_close(batch.body_size());
+        self.batch.as_ref().map(waits) == Some(Err(Refused::Full(Bottleneck::Log)))
+    }
+
     /// The replica's numbers, for status and metrics.
     #[must_use]
     pub fn report(&self) -> Report {

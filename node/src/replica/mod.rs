@@ -141,6 +141,9 @@ impl ReplicaCore {
             self.opened.set(Some(ioring::now()));
         }
         core.clock.set(replica.clock());
+        if replica.waits_for_log() {
+            core.activity.notify();
+        }
     }
 
     /// Gives out what is committed.
@@ -163,6 +166,12 @@ impl ReplicaCore {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.replica.borrow().is_idle()
+    }
+
+    /// Whether requests wait for a checkpoint: see [`Replica::waits_for_log`].
+    #[must_use]
+    pub fn waits_for_log(&self) -> bool {
+        self.replica.borrow().waits_for_log()
     }
 
     /// A checkpoint is durable: there is room in the log.

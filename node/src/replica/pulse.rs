@@ -1,9 +1,10 @@
 //! Pulses: ops without requests, for work that is due while nobody asks for anything.
 //!
 //! Compaction is paid for by ops. When the log is idle and there is still work that only ops pay
-//! for (the bar's jobs, deadlines that have passed, a checkpoint that waits to be made useful), the
-//! replica is asked for a pulse, and for the next one when that is applied. An idle node without
-//! such work sleeps: there is a timer only while there is something to wait for.
+//! for (the bar's jobs, deadlines that have passed, the checkpoint that requests wait for when the
+//! log has no room for them), the replica is asked for a pulse, and for the next one when that is
+//! applied. An idle node without such work sleeps: there is a timer only while there is something
+//! to wait for. A node that stops asks for no more than its accepted requests need.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -26,15 +27,14 @@ pub fn start(core: &Rc<Core>) {
 }
 
 async fn run(core: &Core) {
-    // A node that stops finishes what it has and proposes nothing more.
-    while core.phase.get() != Phase::Stopping {
+    loop {
         let seen = core.applier.applied();
         match due(core) {
             Due::Now => {
                 ioring::sleep(IDLE).await;
-                let idle = core.applier.applied() == seen && core.replica().is_idle();
-                let serves = core.phase.get() != Phase::Stopping;
-                if serves && idle && matches!(due(core), Due::Now) {
+                let replica = core.replica();
+                let idle = replica.is_idle() || replica.waits_for_log();
+                if idle && core.applier.applied() == seen && matches!(due(core), Due::Now) {
                     core.metrics.count(Counter::Pulses);
                     core.replica().request_pulse();
                     core.activity.wait().await;
@@ -69,6 +69,9 @@ fn due(core: &Core) -> Due {
     });
     let now = core.host().now.0;
     match deadline {
+        _ if core.replica().waits_for_log() => Due::Now,
+        // A node that stops finishes what it has, and proposes nothing that can be done later.
+        _ if core.phase.get() == Phase::Stopping => Due::Never,
         _ if jobs => Due::Now,
         Some(deadline) if deadline <= now => Due::Now,
         Some(deadline) => Due::In(Duration::from_nanos(deadline - now)),

@@ -221,11 +221,6 @@ impl Unplayed {
         let commit_max = self.recovered.commit_max.max(state.commit_max);
         let (id, view) = (state.checkpoint.id, state.view);
         let mut replica = Replica::recovered(config, pool, log, id, view, commit_max, moment())?;
-        // The replay may have taken a checkpoint of its own.
-        let (durable, id) = core.log().checkpoints.durable();
-        if durable > checkpoint {
-            replica.on_checkpoint(durable, id);
-        }
         let view = replica.view_to_persist().expect("a replica starts with a view to persist");
         let (tail, head) = (self.recovered.tail, log.head().op);
         let raise = move |state: &mut vsr::superblock::State| {
@@ -236,6 +231,12 @@ impl Unplayed {
         };
         superblock.update(raise).await;
         replica.on_view_durable(view);
+        // The replay may have taken a checkpoint of its own. Nothing waits from here on until the
+        // core has the replica, which is told of those to come.
+        let (durable, id) = core.log().checkpoints.durable();
+        if durable > checkpoint {
+            replica.on_checkpoint(durable, id);
+        }
         core.clock.set(replica.clock());
         let replica = ReplicaCore::new(replica, pipeline_max);
         assert!(core.replica.set(replica).is_ok(), "a core gets its replica once");

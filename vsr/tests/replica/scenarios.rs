@@ -221,9 +221,10 @@ impl Script {
     fn report(&mut self) {
         let report = self.harness().replica.report();
         let idle = self.harness().replica.is_idle();
+        let waits = if self.harness().replica.waits_for_log() { " waits for the log" } else { "" };
         self.say(format!(
             "{:?} view={} op={} commit={} checkpoint={} in flight={} waiting={} log={}/{} \
-             idle={idle}",
+             idle={idle}{waits}",
             report.status,
             report.view,
             report.op,
