@@ -77,13 +77,10 @@ impl Checkpoints {
         &self.directory
     }
 
-    /// The journal.
-    ///
-    /// # Panics
-    /// When it is closed.
+    /// The journal; none when the node has stopped and closed it.
     #[must_use]
-    pub fn journal(&self) -> Rc<Journal> {
-        self.journal.borrow().clone().expect("nobody writes after the journal is closed")
+    pub fn journal(&self) -> Option<Rc<Journal>> {
+        self.journal.borrow().clone()
     }
 
     /// Takes the journal away, to close it.
@@ -96,12 +93,6 @@ impl Checkpoints {
     #[must_use]
     pub fn durable(&self) -> (Op, CheckpointId) {
         (self.durable.get(), self.id.get())
-    }
-
-    /// Whether a checkpoint is under way.
-    #[must_use]
-    pub fn is_pending(&self) -> bool {
-        self.pending.borrow().is_some()
     }
 
     /// Waits until a checkpoint of `op`, or a newer one, is durable.
@@ -147,8 +138,7 @@ impl Checkpoints {
         self.durable.set(op);
         self.id.set(id);
         // A node that stops may have closed its journal meanwhile: then the next start releases.
-        let journal = self.journal.borrow().clone();
-        if let Some(journal) = journal {
+        if let Some(journal) = self.journal() {
             journal.release(op);
         }
         if let Some(replica) = core.replica.get() {

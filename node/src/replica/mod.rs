@@ -244,11 +244,12 @@ async fn drive(core: &Core) {
     }
 }
 
-/// A writer: one prepare after the other, durable, committed, applied.
+/// A writer: one prepare after the other, durable, committed, applied; until the journal is closed.
 async fn write(core: &Core) {
     let this = core.replica();
     while let Some(append) = this.appends.pop().await {
-        let journal = core.log().checkpoints.journal();
+        // Without a journal the node has stopped: what comes now was promised to nobody.
+        let Some(journal) = core.log().checkpoints.journal() else { return };
         let started = ioring::now();
         let frame = journal.frame(append.buffer).await;
         let bytes = frame.bytes().clone();

@@ -215,19 +215,26 @@ async fn answer(core: Rc<Core>, questions: Inbox<Question>, stop: Rc<Event>) {
 
 /// Finishes what was accepted: written, applied, answered; then the journal's last marker.
 async fn finish(core: &Core) {
-    let replica = core.replica();
     let log = core.log();
-    while !replica.is_idle() || log.dispatch.is_behind() || core.applier.is_behind() {
-        ioring::sleep(STOP_INTERVAL).await;
-    }
+    quiet(core).await;
     let deadline = ioring::now() + STOP_PATIENCE;
     while core.runs.any_waiting() && ioring::now() < deadline {
         ioring::sleep(STOP_INTERVAL).await;
     }
     // Replies are handed to the kernel within the turn that rendered them.
     ioring::sleep(STOP_INTERVAL).await;
+    // A read may have asked for log time meanwhile. From here to the journal nothing waits: what is
+    // quiet is still quiet when the journal is taken.
+    quiet(core).await;
     let journal = log.checkpoints.take_journal().expect("a journal is closed once");
-    if let Some(journal) = Rc::into_inner(journal) {
-        journal.close().await;
+    let journal = Rc::into_inner(journal).expect("whoever writes holds the journal, and is done");
+    journal.close().await;
+}
+
+/// Waits until everything that was given an op is written and applied.
+async fn quiet(core: &Core) {
+    let (replica, log) = (core.replica(), core.log());
+    while !replica.is_idle() || log.dispatch.is_behind() || core.applier.is_behind() {
+        ioring::sleep(STOP_INTERVAL).await;
     }
 }

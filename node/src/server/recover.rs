@@ -181,7 +181,7 @@ impl Unplayed {
         Keeper::start(core);
         Checkpoints::start(core);
         core.measure_space();
-        let journal = core.log().checkpoints.journal();
+        let journal = core.log().checkpoints.journal().expect("the node has not stopped");
         let mut frames = journal.replay(head.op.next(), self.recovered.head)?;
         while let Some(frame) = frames.next().await? {
             let header = Header::verify(&frame[journal::FRAME_HEADER_SIZE..])
