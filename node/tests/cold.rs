@@ -1,16 +1,21 @@
 //! A node in the simulator whose data does not fit memory: what waits for the grid, for log time
-//! and for other prepares never waits for each other in a circle.
+//! and for other prepares never waits for each other in a circle, reads of several keys see one
+//! state however long they take, and the node can be stopped at any moment.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ioring::sim::config::Config as SimConfig;
 use ioring::sim::world::{NodeId, Status, World};
-use ioring::{Direct, Stream, lane};
+use ioring::{Direct, Outbox, Queue, Stream, lane};
 use node::config::{Config, Layers};
 use node::connection;
+use node::control::Question;
 use node::core::clients::OpenCount;
 use node::server::{self, Options, Part};
 use node::status::PhaseCell;
@@ -37,13 +42,13 @@ async fn format() {
     server::format_here(Path::new(DIR), &options, |_, _| ()).await.unwrap();
 }
 
-fn part(address: SocketAddr) -> Part {
+fn part(address: SocketAddr) -> (Part, Outbox<Question>) {
     let mut layers = Layers::default();
     layers.set_flag("resp", address.to_string());
     layers.set_flag("insecure", "yes");
     layers.set_flag("cache", "256KiB");
-    let (_ask, questions) = lane(1);
-    Part {
+    let (ask, questions) = lane(1);
+    let part = Part {
         options: Options {
             dir: DIR.into(),
             config: Config::new(&layers).unwrap(),
@@ -56,7 +61,8 @@ fn part(address: SocketAddr) -> Part {
         identity: Arc::new(OnceLock::new()),
         open: OpenCount::default(),
         serving: Box::new(|_| ()),
-    }
+    };
+    (part, ask)
 }
 
 fn request(words: &[impl AsRef<str>]) -> Vec<u8> {
@@ -121,7 +127,7 @@ where
     let (server, other): (NodeId, NodeId) = (world.add_node("server"), world.add_node("client"));
     world.run(server, format).unwrap();
     let address = SocketAddr::new(world.address(server), PORT);
-    world.start(server, vec![part(address)], |part| async move {
+    world.start(server, vec![part(address)], |(part, _ask)| async move {
         server::serve(part).await.unwrap();
     });
     let done = world.run(other, move || client(address));
@@ -173,5 +179,117 @@ async fn change_cold_keys(address: SocketAddr) {
 fn a_group_ends_while_the_next_prepare_waits_for_the_grid() {
     for seed in 0..3 {
         against_node(seed, change_cold_keys);
+    }
+}
+
+/// Reads several keys: which of them there are.
+async fn read_many(stream: &Stream, keys: &[String]) -> Vec<bool> {
+    let mget = [&["MGET".to_owned()][..], keys].concat();
+    send(stream, request(&mget)).await;
+    let mut text = String::new();
+    loop {
+        let received = stream.recv().await.unwrap();
+        assert!(!received.is_empty(), "the node serves");
+        text += std::str::from_utf8(&received).unwrap();
+        let mut lines = text.split_inclusive("\r\n").filter(|line| line.ends_with("\r\n")).skip(1);
+        let mut there = Vec::new();
+        while let Some(line) = lines.next() {
+            let found = line != "$-1\r\n";
+            if !found || lines.next().is_some() {
+                there.push(found);
+            }
+        }
+        if there.len() == keys.len() {
+            return there;
+        }
+    }
+}
+
+/// Keys whose reading takes longer than several bars, between two others.
+fn between(first: &str, last: &str) -> Vec<String> {
+    let keys = [first.to_owned()].into_iter().chain((0..2 * COLD).map(cold));
+    keys.chain([last.to_owned()]).collect()
+}
+
+/// While many keys are read, the last of them is set again and again.
+async fn read_what_is_superseded(address: SocketAddr) {
+    let (reads, writes) = (connect(address).await, connect(address).await);
+    fill(&writes).await;
+    let stop = Rc::new(Cell::new(false));
+    for _ in 0..4 {
+        let stop = stop.clone();
+        let write = async move {
+            let stream = connect(address).await;
+            let hot = request(&["SET", "hot", &"2".repeat(600)]).repeat(20);
+            while !stop.get() {
+                send(&stream, hot.clone()).await;
+                receive(&stream, 20).await;
+            }
+        };
+        ioring::spawn(Queue::Foreground, "writes", write).detach();
+    }
+    ioring::sleep(Duration::from_millis(5)).await;
+    for _ in 0..3 {
+        let there = read_many(&reads, &between("hot", "hot")).await;
+        assert!(there.iter().all(|there| *there), "a key that was always there was not found");
+    }
+    stop.set(true);
+}
+
+#[test]
+fn a_read_of_many_keys_that_outlasts_its_version_begins_again() {
+    against_node(0, read_what_is_superseded);
+}
+
+/// While many keys are read, all keys are flushed.
+async fn read_what_is_flushed(address: SocketAddr) {
+    let (reads, writes) = (connect(address).await, connect(address).await);
+    for round in 0..6 {
+        fill(&writes).await;
+        send(&writes, request(&["MSET", "first", "1", "last", "1"])).await;
+        receive(&writes, 1).await;
+        let flush = async {
+            ioring::sleep(Duration::from_micros(300 * round)).await;
+            send(&writes, request(&["FLUSHALL"])).await;
+            receive(&writes, 1).await;
+        };
+        let read = async {
+            let there = read_many(&reads, &between("first", "last")).await;
+            assert!(there.iter().all(|key| *key == there[0]), "half of what was flushed is there");
+        };
+        let both = [Box::pin(flush) as Pin<Box<dyn Future<Output = ()>>>, Box::pin(read)];
+        ioring::join_all(both).await;
+    }
+}
+
+#[test]
+fn a_read_of_many_keys_sees_all_of_a_flush_or_nothing() {
+    against_node(0, read_what_is_flushed);
+}
+
+/// Writes to a node from within, and asks it to stop after a while.
+async fn write_and_stop(address: SocketAddr, ask: Outbox<Question>, pause: Duration) {
+    let stream = connect(address).await;
+    fill(&stream).await;
+    ioring::sleep(pause).await;
+    assert!(ask.try_send(Question::Stop).is_ok());
+    std::future::pending().await
+}
+
+#[test]
+fn a_node_stops_cleanly_at_any_moment() {
+    for step in 0..20 {
+        let mut world = World::new(step, SimConfig::default());
+        let server = world.add_node("server");
+        world.run(server, format).unwrap();
+        let address = SocketAddr::new(world.address(server), PORT);
+        // Around the moment at which an idle log gets its first pulse.
+        let pause = Duration::from_micros(16_000 + 300 * step);
+        let serve = move || async move {
+            let (part, ask) = part(address);
+            ioring::spawn(Queue::Foreground, "load", write_and_stop(address, ask, pause)).detach();
+            server::serve(part).await.unwrap();
+        };
+        world.run(server, serve).unwrap();
     }
 }

@@ -333,8 +333,7 @@ async fn flush(
         core.submit(desk.writes()).await;
         Stage::Write
     } else {
-        core.runs.begin(run, desk.outcomes(), 0);
-        core.reads.submit(core, run, desk);
+        core.reads.answer_run(core, run, desk).await;
         Stage::Read
     };
     core.runs.wait(run).await;

@@ -4,7 +4,9 @@
 //! look-up and the rendering of the reply, without a task switch. A read of one key needs no read
 //! index: what is acknowledged is applied, so the newest entry here is at least as new as anything
 //! the client can have heard of. A read of several keys is as of one version, the newest that is
-//! applied on all shards.
+//! applied on all shards ([`Snapshot`]). Compaction drops what is superseded, whoever still reads
+//! it: when a read of several keys has taken so long that its version is below what the shards
+//! keep, or the table was flushed under it, it begins again as of a newer version.
 //!
 //! *By a reader.* What memory cannot tell becomes a job: one of a fixed number of reader tasks
 //! awaits the grid, renders the reply and completes the connection's run. Their number bounds the
@@ -51,6 +53,30 @@ const CLOCK_STEP: Duration = Duration::from_millis(1);
 /// Idle vectors of keys kept.
 const KEYS_KEPT: usize = 256;
 
+/// What a read of several keys is as of.
+#[derive(Debug, Clone, Copy)]
+struct Snapshot {
+    version: Version,
+    /// Flushes applied before it: a flush makes keys unreachable whatever their version.
+    flushes: u64,
+}
+
+impl Snapshot {
+    /// Everything that is applied in full.
+    fn newest(core: &Core) -> Snapshot {
+        let applier = &core.applier;
+        Snapshot { version: applier.applied_version(), flushes: applier.flushes_applied() }
+    }
+
+    /// Whether everything looked up since it was taken was there to be found.
+    fn holds(&self, core: &Core) -> bool {
+        core.applier.with_shards(|shards| {
+            let mut forests = shards.iter().map(crate::shard::Shard::forest);
+            forests.all(|forest| forest.snapshot_min() <= self.version.0)
+        }) && core.applier.flushes() == self.flushes
+    }
+}
+
 /// Whether a read was answered at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InPlace {
@@ -87,9 +113,9 @@ pub struct Reads {
     /// Look-ups for the applier, waiting or under way.
     fetching: Cell<usize>,
     keys: RefCell<Vec<Vec<u8>>>,
-    /// Something was applied: whoever waits for log time looks again.
+    /// Something was applied: whoever waits for that looks again.
     applied: Event,
-    waiting_for_time: Cell<u32>,
+    waiting: Cell<u32>,
     encoded: RefCell<Vec<u8>>,
 }
 
@@ -102,7 +128,7 @@ impl Default for Reads {
             fetching: Cell::new(0),
             keys: RefCell::default(),
             applied: Event::new(),
-            waiting_for_time: Cell::new(0),
+            waiting: Cell::new(0),
             encoded: RefCell::default(),
         }
     }
@@ -220,14 +246,32 @@ impl Reads {
         })
     }
 
+    /// Has the readers answer a desk's look-ups: when this returns the run is complete.
+    pub async fn answer_run(&self, core: &Core, run: RunId, desk: &Desk) {
+        let together = desk.lookups().iter().any(|lookup| lookup.together);
+        loop {
+            while together && core.applier.flushes() != core.applier.flushes_applied() {
+                self.wait_applied().await;
+            }
+            let snapshot = Snapshot::newest(core);
+            core.runs.begin(run, desk.outcomes(), 0);
+            self.submit(core, run, desk, snapshot.version);
+            core.runs.wait(run).await;
+            if !together || snapshot.holds(core) {
+                return;
+            }
+            core.runs.end(run);
+        }
+    }
+
     /// Hands a desk's look-ups to the readers; their outcomes complete the run.
-    pub fn submit(&self, core: &Core, run: RunId, desk: &Desk) {
+    fn submit(&self, core: &Core, run: RunId, desk: &Desk, applied: Version) {
         for (first, lookup) in (0..).zip(desk.lookups()) {
             let mut key = self.keys.borrow_mut().pop().unwrap_or_default();
             key.clear();
             key.extend_from_slice(&desk.keys()[lookup.key.start as usize..lookup.key.end as usize]);
             let tag = Tag { core: core.index, run, first };
-            let version = if lookup.together { core.applier.applied_version() } else { LATEST };
+            let version = if lookup.together { applied } else { LATEST };
             let (asked, slot) = (lookup.asked, lookup.slot);
             self.enqueue(Job { tag, asked, slot, key, version });
         }
@@ -256,7 +300,7 @@ impl Reads {
 
     /// Something was applied: log time has moved.
     pub fn on_applied(&self) {
-        if self.waiting_for_time.get() > 0 {
+        if self.waiting.get() > 0 {
             self.applied.notify();
         }
     }
@@ -356,15 +400,20 @@ impl Reads {
 
     /// Has an op committed that passes the deadline, and waits until it is applied here.
     async fn wait_for_time(&self, core: &Core, deadline: Timestamp) {
-        self.waiting_for_time.set(self.waiting_for_time.get() + 1);
         while core.applier.log_time() < deadline {
             if core.request_time(deadline) {
-                self.applied.wait().await;
+                self.wait_applied().await;
             } else {
                 ioring::sleep(CLOCK_STEP).await;
             }
         }
-        self.waiting_for_time.set(self.waiting_for_time.get() - 1);
+    }
+
+    /// Waits until something more is applied.
+    async fn wait_applied(&self) {
+        self.waiting.set(self.waiting.get() + 1);
+        self.applied.wait().await;
+        self.waiting.set(self.waiting.get() - 1);
     }
 }
 

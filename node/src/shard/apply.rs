@@ -157,6 +157,7 @@ struct State {
     /// The keeper has the prepare at the front.
     kept: bool,
     reports: VecDeque<(u64, u64)>,
+    flushes: u64,
     front: Front,
     scratch: Scratch,
     key: Vec<u8>,
@@ -171,6 +172,9 @@ pub struct Applier {
     applied: Cell<Op>,
     applied_version: Cell<Version>,
     applied_time: Cell<Timestamp>,
+    /// Flushes of tables, those of the prepare at the front included, and without them.
+    flushes: Cell<u64>,
+    flushes_applied: Cell<u64>,
     /// A replay waits for what it gave.
     progressed: Event,
 }
@@ -193,6 +197,7 @@ impl Applier {
             queue: VecDeque::with_capacity(64),
             kept: false,
             reports: VecDeque::with_capacity(4),
+            flushes: 0,
             front: Front::default(),
             scratch: Scratch::default(),
             key: Vec::with_capacity(2 * wire::operation::KEY_SIZE_MAX + 16),
@@ -205,6 +210,8 @@ impl Applier {
             applied: Cell::new(applied),
             applied_version: Cell::new(Version(applied_time.0)),
             applied_time: Cell::new(applied_time),
+            flushes: Cell::new(0),
+            flushes_applied: Cell::new(0),
             progressed: Event::new(),
         }
     }
@@ -226,6 +233,18 @@ impl Applier {
     #[must_use]
     pub fn log_time(&self) -> Timestamp {
         self.applied_time.get()
+    }
+
+    /// How often tables were flushed, also by a prepare that is applied in part.
+    #[must_use]
+    pub fn flushes(&self) -> u64 {
+        self.flushes.get()
+    }
+
+    /// The same as of the last op applied in full.
+    #[must_use]
+    pub fn flushes_applied(&self) -> u64 {
+        self.flushes_applied.get()
     }
 
     /// Borrows the shards, for reads.
@@ -267,7 +286,9 @@ impl Applier {
             return Progress::Kept;
         }
         while let Some(committed) = state.queue.front().cloned() {
-            if let Err(missing) = state.apply(&committed, deliver) {
+            let applied = state.apply(&committed, deliver);
+            self.flushes.set(state.flushes);
+            if let Err(missing) = applied {
                 return Progress::Waiting(missing);
             }
             let pulse = committed.pulse.then_some(committed.timestamp);
@@ -299,6 +320,7 @@ impl Applier {
         self.applied.set(committed.op);
         self.applied_version.set(committed.version_last());
         self.applied_time.set(committed.timestamp);
+        self.flushes_applied.set(state.flushes);
         if !committed.live {
             self.progressed.notify();
         }
@@ -403,6 +425,7 @@ impl State {
     /// What concerns every shard.
     fn apply_to_table(&mut self, operation: &OperationView<'_>, version: Version) {
         if operation.opcode == Opcode::Flush {
+            self.flushes += 1;
             for shard in self.shards.iter_mut() {
                 shard.flush(operation.table, version);
             }
