@@ -250,6 +250,9 @@ impl Parser {
     pub fn parse<'a>(&'a mut self, input: &'a [u8]) -> Result<Progress<'a>, ProtocolError> {
         if self.step == Step::Start {
             if let Some(consumed) = self.parse_plain(input) {
+                // What was scanned of an earlier, shorter look at this request means nothing for
+                // the next one.
+                self.restart();
                 let arguments = Arguments { bytes: &input[..consumed], spans: &self.spans };
                 return Ok(Progress::Request { arguments, consumed });
             }

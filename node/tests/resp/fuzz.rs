@@ -164,3 +164,16 @@ fn a_large_value_in_many_pieces_is_not_scanned_again() {
     let Ok(Progress::Request { consumed, .. }) = parser.parse(&request) else { panic!() };
     assert_eq!(consumed, request.len());
 }
+
+/// A request whose first line was cut is followed by a shorter one: what was scanned of the first
+/// must not be remembered for the second. It once ended the process.
+#[test]
+fn a_request_cut_in_its_first_line_leaves_nothing_behind() {
+    let pieces: [&[u8]; 3] = [b"*2\r\n$4\r", b"\nECHO\r\n$1\r\nx\r\n", b"*"];
+    for cut in 0..pieces[0].len() {
+        let (first, rest) = pieces[0].split_at(cut);
+        let rest = [rest, pieces[1]].concat();
+        let (requests, error) = parse_in_pieces(tiny(), [first, &rest, pieces[2]].into_iter());
+        assert_eq!((requests.len(), error), (1, None), "cut at {cut}");
+    }
+}
