@@ -6,9 +6,9 @@
 //!
 //! **Reading.** A point read needs one page: [`Grid::try_page`] looks in the cache and nowhere
 //! else, [`Grid::read_page`] reads the sectors that hold the page straight into a cache frame.
-//! Whole blocks ([`Grid::read_block`], for merges and checkpoints) go through a pool of their own
-//! and leave the cache alone. Concurrency is bounded by slots, one set for requests and one for
-//! background work; who finds the page it wants already being read waits for that read.
+//! Whole blocks ([`Grid::read_block`]) go through pools of their own, one for merges and checkpoints
+//! and a small one for requests, and leave the cache alone: a merge that holds buffers delays no
+//! request. Concurrency is bounded by slots, one set for requests and one for background work; who finds the page it wants already being read waits for that read.
 //!
 //! Everything read is verified against the reference that led to it: checksum, address, cluster and
 //! shard. A read that fails or does not verify is tried once more, then reported as
@@ -52,6 +52,8 @@ use crate::table::{BlockImage, TableInfo};
 
 /// Block buffers beyond those that reads and writes in flight hold: for builders and cursors.
 const BUFFERS_SPARE: usize = 16;
+/// Block buffers for requests at most: pieces of large values being copied out.
+const BUFFERS_FOREGROUND_MAX: usize = 16;
 
 /// Whose read it is: decides which slots it takes and whether it fills the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +127,9 @@ pub struct Grid {
     slots_background: Slots,
     slots_write: Slots,
     blocks: BufferPool,
+    /// For requests: each is held for one read and the copy out of it, never while another is
+    /// waited for.
+    blocks_foreground: BufferPool,
     /// Items being read for the cache.
     in_flight: RefCell<Vec<Key>>,
     read_done: Event,
@@ -141,6 +146,7 @@ impl Grid {
     fn new(config: &Config, owner: Owner, file: File, blocks_allocated: u64) -> Rc<Grid> {
         let (reads, writes) = (config.reads_background_max as usize, config.writes_max as usize);
         let block_size = config.block_size as usize;
+        let foreground = (config.reads_foreground_max as usize).min(BUFFERS_FOREGROUND_MAX);
         Rc::new(Grid {
             config: config.clone(),
             owner,
@@ -156,6 +162,7 @@ impl Grid {
             slots_background: Slots::new(reads),
             slots_write: Slots::new(writes),
             blocks: BufferPool::new("grid blocks", block_size, reads + writes + BUFFERS_SPARE),
+            blocks_foreground: BufferPool::new("request blocks", block_size, foreground),
             in_flight: RefCell::new(Vec::with_capacity(config.reads_foreground_max as usize)),
             read_done: Event::new(),
             stats: Cell::new(GridStats::default()),

@@ -148,7 +148,10 @@ impl Grid {
         class: Class,
     ) -> Result<Block, ReadError> {
         let slot = self.slot(class).await;
-        let mut buffer = self.blocks.take().await;
+        let mut buffer = match class {
+            Class::Foreground => self.blocks_foreground.take().await,
+            Class::Background => self.blocks.take().await,
+        };
         let (address, identity) = (reference.address, self.owner.identity);
         for attempt in 0.. {
             let size = (reference.size as usize).next_multiple_of(SECTOR_SIZE);
@@ -185,7 +188,9 @@ impl Grid {
         Ok(Block::verified(header, buffer.freeze()))
     }
 
-    /// Appends a large value to `out`, reading its blocks side by side.
+    /// Appends a large value to `out`, reading its blocks side by side. Each block goes as soon as
+    /// its piece is copied: a value may have more blocks than there are buffers, and readers that
+    /// kept some while they wait for the rest would wait for each other.
     pub async fn read_overflow(
         &self,
         reference: &OverflowReference<'_>,
@@ -199,15 +204,15 @@ impl Grid {
             let address = address.expect("a list has at least one block");
             return Err(self.corrupt(address, address.offset(self.config.block_size), fault));
         };
-        let blocks: Vec<BlockReference> = blocks.collect();
-        let batch = self.slot_count(class);
-        for references in blocks.chunks(batch) {
-            let reads = references.iter().map(|r| self.read_block(r, BlockType::Overflow, class));
-            for block in ioring::join_all(reads).await {
-                out.extend_from_slice(block?.body());
-            }
-        }
-        Ok(())
+        let start = out.len();
+        out.resize(start + reference.value_len() as usize, 0);
+        let pieces = out[start..].chunks_mut(self.config.block_body_size());
+        let reads = blocks.zip(pieces).map(async |(reference, piece)| {
+            let block = self.read_block(&reference, BlockType::Overflow, class).await?;
+            piece.copy_from_slice(block.body());
+            Ok(())
+        });
+        ioring::join_all(reads).await.into_iter().collect()
     }
 
     /// Notes that an item is being read; none if it is already.
@@ -224,13 +229,6 @@ impl Grid {
         match class {
             Class::Foreground => self.slots_foreground.acquire().await,
             Class::Background => self.slots_background.acquire().await,
-        }
-    }
-
-    fn slot_count(&self, class: Class) -> usize {
-        match class {
-            Class::Foreground => self.slots_foreground.total(),
-            Class::Background => self.slots_background.total(),
         }
     }
 

@@ -122,23 +122,57 @@ fn reads_back_what_was_written_cold_and_cached() {
     });
 }
 
+/// Writes a large value; gives its list of blocks as an entry holds it.
+async fn write_overflow(grid: &Grid, value: &[u8]) -> Vec<u8> {
+    let blocks = grid.config().overflow_blocks(value.len());
+    let mut reservation = grid.reserve(blocks as u64).unwrap();
+    let mut list = ListBuilder::new(value.len() as u32);
+    for number in 0..blocks as u32 {
+        let mut buffer = grid.buffer().await;
+        let address = grid.acquire(&mut reservation);
+        let (identity, tree) = (grid.identity(), TreeId(1));
+        let piece = Piece { identity, tree, op: 1, address, number };
+        let reference = overflow::encode_piece(&mut buffer, grid.config(), &piece, value);
+        list.push(&reference);
+        grid.write_block(BlockImage { reference, bytes: buffer.freeze() }).await;
+    }
+    list.finish()
+}
+
+/// One value alone has more blocks than there are buffers, and reads of it run side by side while
+/// merges hold every buffer of theirs.
+#[test]
+fn reads_of_large_values_do_not_wait_for_each_other() {
+    testing::run(|| async {
+        let config = Config {
+            block_size: 16 << 10,
+            value_size_max: 1 << 20,
+            reads_foreground_max: 64,
+            ..Config::test_min()
+        };
+        let grid = testing::grid(&config).await;
+        let value: Vec<u8> = (0..1_000_000_u32).map(|i| (i % 251) as u8).collect();
+        let stored = write_overflow(&grid, &value).await;
+        let mut held = Vec::new();
+        held.extend(std::iter::from_fn(|| grid.try_buffer()));
+        let read = async || {
+            let reference = OverflowReference::parse(&stored).unwrap();
+            let mut read = Vec::new();
+            grid.read_overflow(&reference, Class::Foreground, &mut read).await.unwrap();
+            read
+        };
+        for read in ioring::join_all((0..8).map(|_| read())).await {
+            assert!(read == value);
+        }
+    });
+}
+
 #[test]
 fn large_values_are_read_from_their_blocks() {
     testing::run(|| async {
         let grid = testing::grid(&Config::test_min()).await;
         let value: Vec<u8> = (0..15_000u32).map(|i| (i % 251) as u8).collect();
-        let mut reservation = grid.reserve(8).unwrap();
-        let mut list = ListBuilder::new(value.len() as u32);
-        for number in 0..grid.config().overflow_blocks(value.len()) as u32 {
-            let mut buffer = grid.buffer().await;
-            let address = grid.acquire(&mut reservation);
-            let (identity, tree) = (grid.identity(), TreeId(1));
-            let piece = Piece { identity, tree, op: 1, address, number };
-            let reference = overflow::encode_piece(&mut buffer, grid.config(), &piece, &value);
-            list.push(&reference);
-            grid.write_block(BlockImage { reference, bytes: buffer.freeze() }).await;
-        }
-        let stored = list.finish();
+        let stored = write_overflow(&grid, &value).await;
         let reference = OverflowReference::parse(&stored).unwrap();
         let mut read = Vec::new();
         grid.read_overflow(&reference, Class::Foreground, &mut read).await.unwrap();
