@@ -143,6 +143,9 @@ pub struct Pending {
     pub jobs: bool,
     /// No deadline before this one is in the expiry tree; none if it is empty. May be too early.
     pub deadline: Option<u64>,
+    /// If space is short: further bars may bring some back. Not for ever: once there is nothing
+    /// left to merge, and what was released has come free, they would change nothing.
+    pub space: bool,
 }
 
 /// One tree: memtables above, tables below.
@@ -183,6 +186,8 @@ pub struct Forest {
     deadline_min: u64,
     deadline_min_new: u64,
     stats: Stats,
+    /// Bars in a row that began without jobs.
+    bars_idle: u32,
     /// Scratch for the expiry tree's keys.
     expiry_key: Vec<u8>,
 }
@@ -249,6 +254,7 @@ impl Forest {
             deadline_min: u64::MAX,
             deadline_min_new: u64::MAX,
             stats: Stats::default(),
+            bars_idle: 0,
             expiry_key: Vec::new(),
         }
     }
@@ -288,6 +294,8 @@ impl Forest {
     /// From `version` on, only this generation of a table is alive: compaction drops older ones.
     pub fn set_generation(&mut self, table: u32, generation: u32, version: u64) {
         self.generations.set(table, generation, version);
+        // The horizon has to pass it even if nothing is written any more.
+        self.version = self.version.max(version);
     }
 
     fn write(&mut self, tree: Tree, entry: &EntryRef<'_>) {
@@ -504,17 +512,24 @@ impl Forest {
 
     fn start_bar(&mut self, op: u64) -> Result<(), BarError> {
         let mut jobs = Vec::new();
+        let horizon = self.horizon();
+        let generations = self.generations.as_of(horizon);
         let setting = Setting {
             config: &self.config,
             level0_runs_max: self.config.level0_runs_max as usize,
             quarantined: &self.quarantined,
+            short: (!self.space().allows_puts()).then_some(&generations),
         };
         for tree in Tree::ALL {
             let state = &self.trees[tree.index()];
             let planned = plan::bar(&setting, tree, state.memtables.immutable(), &state.manifest);
             for job in planned {
                 let needed = job.blocks_max(&self.config, state.memtables.overflow_blocks());
-                match self.grid.reserve(needed) {
+                // What only brings space back leaves what flushes and checkpoints may take.
+                let kept = if job.reclaims { self.must_blocks_max() } else { 0 };
+                let fits = self.grid.space().free() >= needed.saturating_add(kept);
+                let reserved = if fits { self.grid.reserve(needed) } else { None };
+                match reserved {
                     Some(reservation) => jobs.push((job, reservation)),
                     // Without room a merge waits for a later bar; a flush cannot.
                     None if job.is_flush() => {
@@ -526,18 +541,19 @@ impl Forest {
             }
         }
         if jobs.is_empty() {
+            self.bars_idle = self.bars_idle.saturating_add(1);
             return Ok(());
         }
+        self.bars_idle = 0;
         let work = jobs.iter().map(|(job, _)| job.work(&self.config)).sum();
         let budget = Budget::new(work);
-        let horizon = self.horizon();
         let context = Context {
             grid: Rc::clone(&self.grid),
             budget: Rc::clone(&budget),
             config: Rc::clone(&self.config),
             op,
             horizon,
-            generations: self.generations.as_of(horizon),
+            generations,
         };
         let jobs = job::run_all(context, jobs);
         let task = ioring::spawn(ioring::Queue::Background, "compaction", jobs);
@@ -556,7 +572,9 @@ impl Forest {
     pub fn pending(&self) -> Pending {
         let jobs = self.running.as_ref().is_some_and(|running| !running.budget.is_finished());
         let deadline = (self.deadline_min != u64::MAX).then_some(self.deadline_min);
-        Pending { jobs, deadline }
+        let to_flush = self.trees.iter().any(|tree| !tree.memtables.mutable().is_empty());
+        let space = to_flush || self.bars_idle <= crate::bar::BARS_UNTIL_FREE;
+        Pending { jobs, deadline, space }
     }
 
     // ---- space, faults ----
@@ -564,14 +582,17 @@ impl Forest {
     /// The grid's free space against what may be needed before blocks come free again.
     #[must_use]
     pub fn space(&self) -> Space {
-        let mut reserve = 0;
-        for state in &self.trees {
-            let bars = u64::from(crate::bar::BARS_UNTIL_FREE);
-            let flush = plan::flush_blocks_max(&self.config, self.options.memtable_bytes_max);
-            reserve += 2 * flush + plan::bars_blocks_max(&self.config, bars, &state.manifest);
-        }
-        reserve += self.checkpoint_blocks_max();
+        let bars = u64::from(crate::bar::BARS_UNTIL_FREE);
+        let merges = |state: &TreeState| plan::bars_blocks_max(&self.config, bars, &state.manifest);
+        let reserve = self.must_blocks_max() + self.trees.iter().map(merges).sum::<u64>();
         Space { free: self.grid.space().free(), reserve }
+    }
+
+    /// Blocks that the flushes of both memtables of each tree and a checkpoint take at most: what
+    /// cannot wait for space.
+    fn must_blocks_max(&self) -> u64 {
+        let flush = plan::flush_blocks_max(&self.config, self.options.memtable_bytes_max);
+        2 * flush * self.trees.len() as u64 + self.checkpoint_blocks_max()
     }
 
     /// What was done since the open, and what is owed.

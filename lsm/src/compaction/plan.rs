@@ -6,6 +6,11 @@
 //!
 //! Inputs that overlap nothing below move by changing level, without a byte read, unless they hold
 //! tombstones that a rewrite would drop.
+//!
+//! *Short of space*, what could give blocks back is due whatever the size of its level: tables with
+//! tombstones or keys of dead generations are merged into the level below, one window per level and
+//! bar; in the deepest level tables with dead keys are rewritten where they are. Otherwise a full
+//! grid that takes no writes would never grow any level, and stay full.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -16,7 +21,7 @@ use crate::entry::Level as LevelNumber;
 use crate::level::Level;
 use crate::manifest::Manifest;
 use crate::memtable::Memtable;
-use crate::merge::Below;
+use crate::merge::{Below, Generations};
 use crate::table::TableInfo;
 use crate::tree::Tree;
 
@@ -42,6 +47,8 @@ pub(crate) struct Job {
     /// Where the output goes.
     pub(crate) level: LevelNumber,
     pub(crate) kind: Kind,
+    /// Whether it is only there to give space back: it may wait, others may not for its sake.
+    pub(crate) reclaims: bool,
 }
 
 #[derive(Clone)]
@@ -136,6 +143,22 @@ pub(crate) struct Setting<'a> {
     pub(crate) level0_runs_max: usize,
     /// Tables with a corrupt block.
     pub(crate) quarantined: &'a BTreeSet<u64>,
+    /// Short of space: the generations that are dead as of the horizon.
+    pub(crate) short: Option<&'a Generations>,
+}
+
+impl Setting<'_> {
+    /// Whether merging a table would give space back, and space is short. Keys are ordered by
+    /// table and generation, so the dead ones of a user's table are at one of its ends.
+    fn gives_back(&self, tree: Tree, table: &TableInfo) -> bool {
+        self.short.is_some() && (table.tombstones > 0 || self.has_dead(tree, table))
+    }
+
+    fn has_dead(&self, tree: Tree, table: &TableInfo) -> bool {
+        self.short.is_some_and(|dead| {
+            dead.is_dead(tree, &table.key_min) || dead.is_dead(tree, &table.key_max)
+        })
+    }
 }
 
 /// The jobs of one tree for the bar that starts now.
@@ -149,8 +172,8 @@ pub(crate) fn bar(
     let mut claimed = setting.quarantined.clone();
     if !memtable.is_empty() {
         let inputs = vec![Input::Memtable(Rc::clone(memtable))];
-        let below = below(manifest, None);
-        jobs.push(Job { tree, inputs, level: LevelNumber(0), kind: Kind::Merge { below } });
+        let kind = Kind::Merge { below: below(manifest, None) };
+        jobs.push(Job { tree, inputs, level: LevelNumber(0), kind, reclaims: false });
     }
     let upper = merge_level_0(setting, tree, manifest, &claimed);
     let lower = (1..manifest.last().0).map(LevelNumber);
@@ -161,9 +184,11 @@ pub(crate) fn bar(
     };
     push(upper, &mut claimed);
     for level in lower {
-        let job = merge_level(setting, tree, manifest, level, &claimed);
+        let job = merge_level(setting, tree, manifest, level, &claimed)
+            .or_else(|| reclaim(setting, tree, manifest, level, &claimed));
         push(job, &mut claimed);
     }
+    push(reclaim(setting, tree, manifest, manifest.last(), &claimed), &mut claimed);
     jobs
 }
 
@@ -179,18 +204,20 @@ pub(crate) fn key(index: BlockReference) -> u64 {
     index.address.get()
 }
 
-/// Merges all of level 0 into level 1, once it has enough runs.
+/// Merges all of level 0 into level 1, once it has enough runs, or gives back space that is short.
 fn merge_level_0(
     setting: &Setting<'_>,
     tree: Tree,
     manifest: &Manifest,
     claimed: &BTreeSet<u64>,
 ) -> Option<Job> {
-    if manifest.runs().len() < setting.level0_runs_max {
+    let reclaims = manifest.runs().len() < setting.level0_runs_max;
+    let mut tables = manifest.runs().iter().flat_map(Level::tables);
+    if reclaims && !tables.any(|table| setting.gives_back(tree, table)) {
         return None;
     }
     // The oldest ones: a merge holds two blocks of each.
-    let newer = manifest.runs().len() - setting.level0_runs_max;
+    let newer = manifest.runs().len().saturating_sub(setting.level0_runs_max);
     let runs: Vec<&[Rc<TableInfo>]> =
         manifest.runs().iter().skip(newer).map(Level::tables).collect();
     let key_min = runs.iter().map(|run| &run[0].key_min).min()?;
@@ -202,7 +229,41 @@ fn merge_level_0(
     if !overlapped.is_empty() {
         inputs.push(Input::Tables(LevelNumber(1), overlapped.to_vec()));
     }
-    job(tree, manifest, LevelNumber(1), inputs, claimed)
+    let job = job(tree, manifest, LevelNumber(1), inputs, claimed)?;
+    Some(Job { reclaims, ..job })
+}
+
+/// Merges the first table of a level that gives back space into the next level; in the deepest one
+/// it is rewritten where it is.
+fn reclaim(
+    setting: &Setting<'_>,
+    tree: Tree,
+    manifest: &Manifest,
+    number: LevelNumber,
+    claimed: &BTreeSet<u64>,
+) -> Option<Job> {
+    let is_last = number == manifest.last();
+    let level = manifest.level(number);
+    let gives_back = |table: &&Rc<TableInfo>| match is_last {
+        true => setting.has_dead(tree, table),
+        false => setting.gives_back(tree, table),
+    };
+    level.tables().iter().filter(gives_back).find_map(|table| {
+        let window = &level.tables()[level.overlap_whole(&table.key_min, &table.key_max)];
+        let mut inputs = vec![Input::Tables(number, window.to_vec())];
+        let mut output = number;
+        if !is_last {
+            output = LevelNumber(number.0 + 1);
+            let target = manifest.level(output);
+            let (first, last) = (&window[0], &window[window.len() - 1]);
+            let overlapped = target.overlap_whole(&first.key_min, &last.key_max);
+            if !overlapped.is_empty() {
+                inputs.push(Input::Tables(output, target.tables()[overlapped].to_vec()));
+            }
+        }
+        let job = job(tree, manifest, output, inputs, claimed)?;
+        Some(Job { reclaims: true, ..job })
+    })
 }
 
 /// Merges the best window of a level into the next one, if the level is over its size.
@@ -240,7 +301,7 @@ fn job(
     claimed: &BTreeSet<u64>,
 ) -> Option<Job> {
     let below = below(manifest, Some(level));
-    let mut job = Job { tree, inputs, level, kind: Kind::Merge { below } };
+    let mut job = Job { tree, inputs, level, kind: Kind::Merge { below }, reclaims: false };
     if job.tables().any(|(_, table)| claimed.contains(&key(table.index))) {
         return None;
     }

@@ -292,6 +292,55 @@ fn due_objects_are_deleted_and_forgotten() {
     world.run(node, main).unwrap();
 }
 
+/// Puts new keys until no more are accepted; gives how many.
+async fn fill(driver: &mut Driver, log: &mut Vec<Vec<Action>>) -> u32 {
+    let mut key = 0;
+    while driver.forest.space().allows_puts() {
+        let put = |key| Action::Put { key, len: 900, deadline: 0 };
+        log.push((0..4).map(|n| put(key + n)).collect());
+        key += 4;
+        driver.run(log, log.len() as u64).await;
+        assert!(key < 20_000, "the grid never fills: {:?}", driver.forest.space());
+    }
+    key
+}
+
+/// A full grid takes no writes: pulses alone have to bring back what a flush of everything left,
+/// and end when there is nothing more to bring back.
+#[test]
+fn a_full_grid_recovers_after_a_flush_without_writes() {
+    let mut world = world(9);
+    let node = world.add_node("store");
+    let main = move || async move {
+        let config = Config { grid_blocks_max: 8192, ..harness::config() };
+        let mut driver = Driver::open(&config, Rc::default()).await;
+        let mut log: Vec<Vec<Action>> = Vec::new();
+        let key = fill(&mut driver, &mut log).await;
+        let version = driver.forest.version() + 1;
+        driver.forest.set_generation(1, 2, version);
+        let full = driver.forest.space();
+        let mut pulses = 0;
+        while !driver.forest.space().allows_puts() {
+            let pending = driver.forest.pending();
+            assert!(pending.jobs || pending.space, "pulses end: {:?}", driver.forest.space());
+            pulses += 1;
+            assert!(pulses < 20_000, "{full:?} became {:?}", driver.forest.space());
+            log.push(vec![Action::Pulse]);
+            driver.run(&log, log.len() as u64).await;
+        }
+        assert!(key > 200, "{key} keys");
+        assert_eq!(driver.forest.verify().await, []);
+        pulses = 0;
+        while driver.forest.pending().jobs || driver.forest.pending().space {
+            pulses += 1;
+            assert!(pulses < 20_000, "pulses never end");
+            log.push(vec![Action::Pulse]);
+            driver.run(&log, log.len() as u64).await;
+        }
+    };
+    world.run(node, main).unwrap();
+}
+
 /// Admission by `space` keeps bars from failing; deletes bring the space back.
 #[test]
 fn a_full_grid_refuses_early_and_recovers_after_deletes() {
@@ -301,14 +350,7 @@ fn a_full_grid_refuses_early_and_recovers_after_deletes() {
         let config = Config { grid_blocks_max: 8192, ..harness::config() };
         let mut driver = Driver::open(&config, Rc::default()).await;
         let mut log: Vec<Vec<Action>> = Vec::new();
-        let mut key = 0;
-        while driver.forest.space().allows_puts() {
-            let put = |key| Action::Put { key, len: 900, deadline: 0 };
-            log.push((0..4).map(|n| put(key + n)).collect());
-            key += 4;
-            driver.run(&log, log.len() as u64).await;
-            assert!(key < 20_000, "the grid never fills: {:?}", driver.forest.space());
-        }
+        let key = fill(&mut driver, &mut log).await;
         let full = driver.forest.space();
         assert!(full.allows_deletes() && key > 200, "{key} keys in {full:?}");
         for number in (0..key).step_by(4) {

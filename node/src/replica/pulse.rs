@@ -2,16 +2,17 @@
 //!
 //! Compaction is paid for by ops. When the log is idle and there is still work that only ops pay
 //! for (the bar's jobs, deadlines that have passed, the checkpoint that requests wait for when the
-//! log has no room for them), the replica is asked for a pulse, and for the next one when that is
-//! applied. An idle node without such work sleeps: there is a timer only while there is something
-//! to wait for. A node that stops asks for no more than its accepted requests need.
+//! log has no room for them; while writes are refused for want of space, bars that bring some back),
+//! the replica is asked for a pulse, and for the next one when that is applied. An idle node without
+//! such work sleeps: there is a timer only while there is something to wait for. A node that stops
+//! asks for no more than its accepted requests need.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use ioring::{Queue, spawn};
 
-use crate::core::Core;
+use crate::core::{Admission, Core};
 use crate::metrics::Counter;
 use crate::status::Phase;
 
@@ -57,6 +58,7 @@ enum Due {
 
 /// When there is work that a pulse would pay for.
 fn due(core: &Core) -> Due {
+    let short = core.space.get() != Admission::All;
     let (jobs, deadline) = core.applier.with_shards(|shards| {
         let pending = shards.iter().map(|shard| shard.forest().pending());
         pending.fold((false, None), |(jobs, deadline), pending| {
@@ -64,7 +66,7 @@ fn due(core: &Core) -> Due {
                 (Some(a), Some(b)) => Some(u64::min(a, b)),
                 (a, b) => a.or(b),
             };
-            (jobs || pending.jobs, first)
+            (jobs || pending.jobs || short && pending.space, first)
         })
     });
     let now = core.host().now.0;
