@@ -96,14 +96,15 @@ fn render(status: &Value) -> String {
         ));
     }
     for shard in status["shards"].as_array().map_or(&[][..], Vec::as_slice) {
-        let bytes = |name: &str| shard[name].as_u64().map_or("-".to_owned(), format_size);
+        let memtable = shard["memtable_bytes"].as_u64().map_or("-".to_owned(), format_size);
         text.push_str(&format!(
-            "shard {:<3} core {:<3} memtable {:>10}   grid {:>10} used of {:>10}\n",
+            "shard {:<3} core {:<3} applied {:>10}   memtable {memtable:>10}   blocks free {:>8}, \
+             reserved {:>8}\n",
             field(shard, "shard"),
             field(shard, "core"),
-            bytes("memtable_bytes"),
-            bytes("grid_used_bytes"),
-            bytes("grid_size_max_bytes")
+            field(shard, "applied"),
+            field(shard, "grid_blocks_free"),
+            field(shard, "grid_blocks_reserved")
         ));
     }
     text
