@@ -496,6 +496,36 @@ fn a_grid_that_was_cut_is_found() {
 }
 
 #[test]
+fn a_grid_that_was_cut_behind_its_root_fails_only_the_reads_of_what_is_gone() {
+    let folder = copy();
+    let table = a_table(&folder);
+    let root = inspect(&folder, &["grid"])["shards"][1]["root"]["block"].as_u64().unwrap();
+    // The index is written last of a table's blocks.
+    assert!(root < table.index, "the newest table stands behind the first checkpoint");
+    grid(&folder, 1).set_len(table.index * BLOCK_SIZE).unwrap();
+    let text = verify_says(&folder, 4);
+    assert!(text.contains("it was cut"), "{text}");
+    verify_places(&folder, &table, table.index);
+    only_fails(&folder, &table, table.index, &table.keys);
+}
+
+#[test]
+fn grids_can_be_looked_into_without_a_superblock() {
+    let folder = copy();
+    for slot in 0..8 {
+        flip(&journal(&folder), slot * COPY_SIZE + 200);
+    }
+    verify_says(&folder, 4);
+    let grids = inspect(&folder, &["grid"]);
+    let grids = grids["shards"].as_array().unwrap();
+    assert_eq!(grids.len(), 2);
+    assert_eq!(grids[1]["header"]["shard"], 1);
+    assert!(grids[1]["blocks_by_type"]["value"].as_u64() > Some(0), "{grids:?}");
+    let block = inspect(&folder, &["block", "1", "--shard", "1"]);
+    assert_eq!((&block["shard"], &block["fault"]), (&"1".into(), &Value::Null), "{block}");
+}
+
+#[test]
 fn another_number_of_shards_is_refused() {
     // As a setting: it is none, it was decided by format.
     let folder = copy();

@@ -42,13 +42,15 @@ pub(super) fn show(grid: &GridFile, address: u64, as_json: bool) -> Outcome {
     lines.extend(header.iter().flat_map(header_lines));
     lines.extend(contents.into_iter().flatten());
     if let Some(fault) = fault {
-        lines.push(("FAULT", fault));
+        let end = grid.length;
+        let cut = address.offset(grid.block_size) >= end;
+        lines.push(("FAULT", if cut { format!("the file ends at offset {end}") } else { fault }));
     }
     if as_json {
         print_line(to_json(address, &lines));
     } else {
         print_line(format_args!("block {address} of shard {}", grid.shard));
-        lines.iter().for_each(|(name, value)| print_line(format_args!("  {name:<12}{value}")));
+        lines.iter().for_each(|(name, value)| print_line(format_args!("  {name:<14}{value}")));
     }
     Ok(())
 }

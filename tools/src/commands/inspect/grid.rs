@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::anyhow;
 use lsm::block::{BlockAddress, BlockReference};
 use lsm::free_set::FreeSet;
 use serde_json::{Value, json};
@@ -11,7 +10,7 @@ use super::Shards;
 use super::fault::Fault;
 use super::grid_file::GridFile;
 use super::live::Live;
-use crate::outcome::{Failure, Outcome, print, print_line};
+use crate::outcome::{Outcome, print, print_line};
 
 /// What a shard's file turned out to be.
 struct View {
@@ -24,10 +23,6 @@ type Types = BTreeMap<String, u64>;
 
 pub(super) fn show(shards: &Shards, as_json: bool) -> Outcome {
     let views: Vec<View> = shards.numbers().map(|shard| view(shards, shard)).collect();
-    if views.is_empty() {
-        let dir = shards.dir.display();
-        return Err(Failure::Failed(anyhow!("{dir}: there is no grid file")));
-    }
     if as_json {
         let shards: Vec<Value> = views.iter().map(to_json).collect();
         print_line(json!({ "shards": shards }));
@@ -71,7 +66,8 @@ fn faults(grid: &GridFile, live: &Live) -> Vec<Fault> {
 
 fn root_text(live: &Live) -> String {
     let Some(BlockReference { address, size, checksum }) = live.reference else {
-        return "none: nothing was checkpointed yet".to_owned();
+        let known = if live.complete { "none: nothing was checkpointed yet" } else { "unknown" };
+        return known.to_owned();
     };
     let op = live.root.as_ref().map_or("unreadable".to_owned(), |root| format!("op {}", root.op));
     format!("block {address}, {size} bytes, {checksum}: {op}")

@@ -1,9 +1,9 @@
 //! A grid file as it lies on disk, read without opening it as a node would.
 //!
 //! The file is opened for reading only, and nothing about it is believed: whose it is, how long it
-//! is and what a block holds may all be wrong, which is what one inspects it for. Blocks are checked
-//! against the identity in the superblock, or, when no superblock can be read, against the one in
-//! the file's own header.
+//! is and what a block holds may all be wrong, which is what one inspects it for. Blocks are
+//! checked against the identity in the superblock, or, when no superblock can be read, against the
+//! one in the file's own header.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -74,7 +74,8 @@ impl Live {
         live
     }
 
-    fn fault(&mut self, fault: Fault) {
+    /// Notes that something cannot be read.
+    pub(crate) fn fault(&mut self, fault: Fault) {
         self.complete = false;
         self.faults.push(fault);
     }

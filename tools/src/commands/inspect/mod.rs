@@ -138,6 +138,10 @@ impl Shards {
             Err(failure) => return Err(failure),
         };
         let numbers = grid_file::shards(dir, state.as_ref(), asked);
+        if numbers.is_empty() {
+            let error = anyhow!("{}: there is neither a superblock nor a grid", dir.display());
+            return Err(Failure::Failed(error));
+        }
         if let (Some(state), Some(shard)) = (&state, asked) {
             let count = state.configuration.shard_count;
             if shard >= count {
@@ -159,7 +163,11 @@ impl Shards {
         let root = state.and_then(|state| grid_file::root(state, shard));
         let configuration = state.map(|state| &state.configuration);
         let configuration = configuration.filter(|values| values.validate().is_ok());
-        let live = Live::read(&grid, root, configuration);
+        let mut live = Live::read(&grid, root, configuration);
+        if state.is_none() {
+            let what = "no superblock copy can be read: what is live in the grid is not known";
+            live.fault(grid.fault(what));
+        }
         Ok((grid, live))
     }
 }
