@@ -182,6 +182,24 @@ fn a_group_ends_while_the_next_prepare_waits_for_the_grid() {
     }
 }
 
+/// Prepares whose operations need more than may be fetched ahead of them.
+async fn change_many_cold_keys(address: SocketAddr) {
+    let stream = connect(address).await;
+    fill(&stream).await;
+    for round in 0..10 {
+        // Needs the value, and costs nothing of what a prepare may cost beyond its requests.
+        let increment = |key: usize| request(&["INCR", &cold(round * 100 + key)]);
+        send(&stream, (0..100).flat_map(increment).collect()).await;
+        let replies = receive(&stream, 100).await;
+        assert!(replies.iter().all(|reply| reply.starts_with("-ERR value")), "{replies:?}");
+    }
+}
+
+#[test]
+fn a_prepare_that_needs_more_than_is_fetched_at_once_goes_on() {
+    against_node(0, change_many_cold_keys);
+}
+
 /// Reads several keys: which of them there are.
 async fn read_many(stream: &Stream, keys: &[String]) -> Vec<bool> {
     let mget = [&["MGET".to_owned()][..], keys].concat();

@@ -334,9 +334,13 @@ impl Reads {
     /// Fetches an entry for the applier, which goes on when the last one is there.
     async fn fetch_one(&self, core: &Core, missing: Missing) {
         let (operation, read) = missing.into_parts();
-        match read.run().await {
+        let entry = match core.applier.has_room_for(operation) {
+            true => read.run().await,
+            false => Err(LookupError::Moved),
+        };
+        match entry {
             Ok(entry) => core.applier.fetched(operation, entry),
-            // The tables changed: the applier looks again and asks again.
+            // The tables changed, or there is no room: the applier looks again and asks again.
             Err(LookupError::Moved) => {}
             // What the log says cannot be done without knowing what was there.
             Err(LookupError::Corrupt(fault)) => {

@@ -128,6 +128,7 @@ impl Opened {
         let limits = apply::Limits {
             value_max: configuration.value_size_max,
             effects_max: u64::from(configuration.effects_size_max),
+            fetched_max: 2 * configuration.effects_size_max as usize,
         };
         let head = checkpoint_head(&state);
         let applied_time = Timestamp(head.version_max.0);

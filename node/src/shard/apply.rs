@@ -6,8 +6,9 @@
 //! 1. For every operation on a key of this core: look up what evaluation needs of the current
 //!    entry, evaluate, apply the effect, deliver the outcome to the connection that waits for it.
 //! 2. When an entry is not in memory, the prepare stops at that operation. Its look-up and those of
-//!    operations behind it that need one, up to a bound, go to the grid together; when they are there the
-//!    prepare goes on where it stopped. Prepares behind it wait: versions are applied in order.
+//!    operations behind it that need one, up to a bound, go to the grid together; when they are
+//!    there the prepare goes on where it stopped. Prepares behind it wait: versions are applied in
+//!    order.
 //! 3. An all-or-none request is voted on before any of it is applied.
 //! 4. After the last operation the shards do their beat, and the op counts as applied. What has to
 //!    wait then (pulses, debt, the end of a bar) is the keeper's ([`super::keeper`]).
@@ -21,7 +22,9 @@
 //!
 //! *Resuming.* A stopped prepare is walked again from its start, skipping the operations done. An
 //! entry that was fetched is used only if memory still does not tell: an operation of the same
-//! prepare may have written the key meanwhile, and memory is always newer.
+//! prepare may have written the key meanwhile, and memory is always newer. What was fetched is
+//! bounded in bytes and freed with its operation, so a prepare of many small operations on large
+//! values costs no more memory than one of few.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -124,6 +127,12 @@ struct Fetched {
     entry: Option<OwnedEntry>,
 }
 
+impl Fetched {
+    fn bytes(&self) -> usize {
+        self.entry.as_ref().map_or(0, |entry| entry.value.capacity())
+    }
+}
+
 /// How far the prepare at the front is.
 #[derive(Default)]
 struct Front {
@@ -133,7 +142,11 @@ struct Front {
     verdict: Option<Verdict>,
     /// What the prepare may still cost each shard of this core; empty before it starts.
     budgets: Vec<Budget>,
-    fetched: Vec<Fetched>,
+    /// The operation that could not be done at the last attempt.
+    stopped: u32,
+    /// In order of the operations.
+    fetched: VecDeque<Fetched>,
+    fetched_bytes: usize,
 }
 
 impl Front {
@@ -147,7 +160,32 @@ impl Front {
         assert!(self.verdict.is_none(), "a request is under way at the end of its prepare");
         self.done = 0;
         self.budgets.clear();
-        self.fetched.clear();
+        assert!(self.fetched.is_empty(), "what was fetched is freed with its operation");
+    }
+
+    /// An operation is done, and its entry is needed no more.
+    #[inline]
+    fn done(&mut self, operation: u32) {
+        self.done = operation + 1;
+        while self.fetched.front().is_some_and(|fetched| fetched.operation <= operation) {
+            let fetched = self.fetched.pop_front().expect("there is one at the front");
+            self.fetched_bytes -= fetched.bytes();
+        }
+    }
+
+    fn has_room_for(&self, operation: u32, fetched_max: usize) -> bool {
+        self.fetched_bytes < fetched_max || operation == self.stopped
+    }
+
+    fn fetched(&self, operation: u32) -> Option<&Fetched> {
+        let place = self.fetched.binary_search_by_key(&operation, |fetched| fetched.operation);
+        place.ok().map(|place| &self.fetched[place])
+    }
+
+    fn keep(&mut self, fetched: Fetched) {
+        let place = self.fetched.partition_point(|before| before.operation < fetched.operation);
+        self.fetched_bytes += fetched.bytes();
+        self.fetched.insert(place, fetched);
     }
 }
 
@@ -164,6 +202,7 @@ struct State {
     value: Vec<u8>,
     value_max: u32,
     effects_max: u64,
+    fetched_max: usize,
 }
 
 /// The applier of one core.
@@ -186,6 +225,9 @@ pub struct Limits {
     pub value_max: u32,
     /// What a prepare may cost a shard beyond its requests.
     pub effects_max: u64,
+    /// Bytes of entries that are fetched ahead of their operations. Beyond that look-ups wait until
+    /// their operations are next.
+    pub fetched_max: usize,
 }
 
 impl Applier {
@@ -204,6 +246,7 @@ impl Applier {
             value: Vec::new(),
             value_max: limits.value_max,
             effects_max: limits.effects_max,
+            fetched_max: limits.fetched_max,
         };
         Applier {
             state: RefCell::new(state),
@@ -326,14 +369,22 @@ impl Applier {
         }
     }
 
-    /// Takes the next report for the schedule: a group's number and the fullest memtable at its end.
+    /// Takes the next report for the schedule: a group's number and its end's fullest memtable.
     pub fn take_report(&self) -> Option<(u64, u64)> {
         self.state.borrow_mut().reports.pop_front()
     }
 
+    /// Whether there is room for one more entry of the prepare at the front. There always is for
+    /// the one that it cannot go on without.
+    #[must_use]
+    pub fn has_room_for(&self, operation: u32) -> bool {
+        let state = self.state.borrow();
+        state.front.has_room_for(operation, state.fetched_max)
+    }
+
     /// Takes what was fetched for the prepare at the front.
     pub fn fetched(&self, operation: u32, entry: Option<OwnedEntry>) {
-        self.state.borrow_mut().front.fetched.push(Fetched { operation, entry });
+        self.state.borrow_mut().front.keep(Fetched { operation, entry });
     }
 }
 
@@ -416,7 +467,7 @@ impl State {
                     deliver.deliver(request.tag(), index as u32, &outcome);
                 }
             }
-            self.front.done = number + 1;
+            self.front.done(number);
         }
         self.front.verdict = None;
         Ok(())
@@ -472,7 +523,7 @@ impl State {
             Looked::Known(current) => return Ok(current),
             Looked::NeedsRead(read) => read,
         };
-        match self.front.fetched.iter().find(|fetched| fetched.operation == number) {
+        match self.front.fetched(number) {
             Some(fetched) => {
                 let entry = fetched.entry.as_ref();
                 Ok(entry.map(|entry| Kept::of_owned(entry, &mut self.value)))
@@ -507,6 +558,7 @@ impl State {
     /// The look-up that stopped the prepare, and those that operations behind it will need.
     fn missing(&mut self, first: Missing, committed: &Committed) -> Vec<Missing> {
         let from = first.operation;
+        self.front.stopped = from;
         let mut missing = vec![first];
         let requests = Requests::of_body(&committed.body);
         let operations = requests.flat_map(|request| request.operations());
@@ -531,7 +583,7 @@ fn want(operation: &OperationView<'_>, needs: Needs) -> Want {
     if needs == Needs::Value || rewrites { Want::Value } else { Want::Metadata }
 }
 
-/// An entry without its value, which was copied away: evaluation borrows it while the shard changes.
+/// An entry without its value, which was copied away: evaluation borrows it while shards change.
 #[derive(Clone, Copy)]
 struct Kept {
     size: u32,
@@ -556,5 +608,39 @@ impl Kept {
     fn entry<'a>(&self, value: &'a [u8]) -> Entry<'a> {
         let (deadline, version) = (self.deadline, self.version);
         Entry { value, value_size: self.size, deadline, version }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fetched(operation: u32, size: usize) -> Fetched {
+        let value = vec![0; size];
+        let entry = OwnedEntry { version: 1, deadline: 0, value_len: size as u64, value };
+        Fetched { operation, entry: Some(entry) }
+    }
+
+    #[test]
+    fn what_is_fetched_for_a_prepare_is_bounded_and_freed_as_it_is_used() {
+        let mut front = Front { stopped: 3, ..Front::default() };
+        front.keep(fetched(7, 60));
+        assert!(front.has_room_for(9, 100));
+        front.keep(fetched(5, 60));
+        assert!(!front.has_room_for(9, 100), "120 bytes are there");
+        assert!(front.has_room_for(3, 100), "the prepare cannot go on without it");
+        front.keep(fetched(3, 60));
+        let there = |front: &Front| -> Vec<u32> {
+            (0..10).filter(|&n| front.fetched(n).is_some()).collect()
+        };
+        assert_eq!(there(&front), vec![3, 5, 7]);
+        front.done(3);
+        front.done(4);
+        assert_eq!((there(&front), front.fetched_bytes), (vec![5, 7], 120));
+        front.done(5);
+        assert!(front.has_room_for(9, 100));
+        front.done(7);
+        assert_eq!(front.fetched_bytes, 0);
+        front.end();
     }
 }
