@@ -75,7 +75,7 @@ fn due(core: &Core) -> Due {
         // A node that stops finishes what it has, and proposes nothing that can be done later.
         _ if core.phase.get() == Phase::Stopping => Due::Never,
         _ if jobs => Due::Now,
-        Some(deadline) if deadline <= now => Due::Now,
+        Some(deadline) if deadline <= now => core.keeper.expiry_pause().map_or(Due::Now, Due::In),
         Some(deadline) => Due::In(Duration::from_nanos(deadline - now)),
         None => Due::Never,
     }

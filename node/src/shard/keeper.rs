@@ -12,16 +12,20 @@
 //!    released them; then the forests end their bars, and checkpoints they take are written beside
 //!    everything that follows.
 //!
-//! A failure to write here ends the process: what the grid then holds is unknown.
+//! A failure to write here ends the process: what the grid then holds is unknown. A corrupt block on
+//! the way to what is due costs only what needs it: the walk over deadlines ends before it, and an
+//! object that cannot be read stays, with its deadline. Another pulse would meet the same block, so
+//! none is asked for deadlines for a while ([`Keeper::expiry_pause`]).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use ioring::sync::Event;
-use ioring::{Fatal, Queue, spawn};
+use ioring::{Fatal, Instant, Queue, spawn};
 use lsm::bar::{BarEnd, Step};
 use lsm::checkpoint::Root;
 use lsm::expiry::{Due, DueStep};
@@ -34,6 +38,9 @@ use crate::core::Core;
 
 /// Deadlines that a pulse turns into deletes, on each shard. A function of nothing: fixed.
 pub const DUE_PER_PULSE: usize = 512;
+
+/// After a pulse that met a corrupt block, deadlines alone are no reason for another for this long.
+const FAULT_PAUSE: Duration = Duration::from_secs(60);
 
 /// What is left to do for an op after its operations are applied.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +58,8 @@ pub struct Rest {
 pub struct Keeper {
     rest: RefCell<Option<Rest>>,
     given: Event,
+    /// When the last pulse met a corrupt block, if it did.
+    fault: Cell<Option<Instant>>,
 }
 
 /// Does what is left of an op if nothing of it has to wait. `Some` is the fullest memtable, if it
@@ -97,6 +106,12 @@ impl Keeper {
         spawn(Queue::Foreground, "keeper", keep).detach();
     }
 
+    /// How long deadlines that have passed are to be left alone.
+    #[must_use]
+    pub fn expiry_pause(&self) -> Option<Duration> {
+        pause(self.fault.get()?, ioring::now())
+    }
+
     /// Takes what is left of an op.
     pub fn give(&self, rest: Rest) {
         let before = self.rest.borrow_mut().replace(rest);
@@ -105,10 +120,16 @@ impl Keeper {
     }
 }
 
+/// What is left at `now` of the pause after a fault.
+fn pause(fault: Instant, now: Instant) -> Option<Duration> {
+    FAULT_PAUSE.checked_sub(now.since(fault)).filter(|rest| !rest.is_zero())
+}
+
 /// Does the rest of an op and lets the applier go on.
 async fn finish(core: &Core, rest: Rest) {
     let applier = &core.applier;
     if let Some(now) = rest.pulse {
+        core.keeper.fault.set(None);
         for index in 0..applier.with_shards(Shards::len) {
             expire(core, index, now).await;
         }
@@ -185,14 +206,18 @@ async fn expire(core: &Core, index: usize, now: Timestamp) {
                 Ok(loaded) => walk.supply(loaded),
                 Err(LookupError::Moved) => {}
                 Err(LookupError::Corrupt(fault)) => {
-                    tracing::error!(%fault, "expiry skips what cannot be read");
+                    tracing::error!(%fault, "expiry ends before what cannot be read");
+                    core.keeper.fault.set(Some(ioring::now()));
                     break;
                 }
             },
         }
     }
     for (version, due) in (0..).zip(&found) {
-        let deadline = deadline_of(core, index, &due.key).await;
+        let Some(deadline) = deadline_of(core, index, &due.key).await else {
+            core.keeper.fault.set(Some(ioring::now()));
+            continue;
+        };
         let version = now.version(version);
         shard(&mut |shard| {
             if deadline == Some(due.deadline) {
@@ -203,24 +228,38 @@ async fn expire(core: &Core, index: usize, now: Timestamp) {
     }
 }
 
-/// The deadline that an encoded key has now.
-async fn deadline_of(core: &Core, index: usize, key: &[u8]) -> Option<u64> {
+/// The deadline that an encoded key has now, if there is an entry; none if that cannot be read.
+async fn deadline_of(core: &Core, index: usize, key: &[u8]) -> Option<Option<u64>> {
     loop {
         let looked = core.applier.with_shards(|shards| {
             let deadline = |entry: Option<crate::machine::Entry<'_>>| entry.map(|e| e.deadline);
             shards.at(index).look(key, LATEST, Want::Metadata, deadline)
         });
         let read = match looked {
-            Looked::Known(deadline) => return deadline,
+            Looked::Known(deadline) => return Some(deadline),
             Looked::NeedsRead(read) => read,
         };
         match read.run().await {
-            Ok(entry) => return entry.map(|entry| entry.deadline),
+            Ok(entry) => return Some(entry.map(|entry| entry.deadline)),
             Err(LookupError::Moved) => {}
             Err(LookupError::Corrupt(fault)) => {
                 tracing::error!(%fault, "an object that has expired cannot be read");
                 return None;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_corrupt_block_pauses_expiry_for_a_while() {
+        let at = |seconds: u64| Instant::from_nanos(seconds * 1_000_000_000);
+        assert_eq!(pause(at(10), at(10)), Some(FAULT_PAUSE));
+        assert_eq!(pause(at(10), at(30)), Some(FAULT_PAUSE - Duration::from_secs(20)));
+        assert_eq!(pause(at(10), at(70)), None);
+        assert_eq!(pause(at(10), at(1000)), None);
     }
 }
