@@ -59,22 +59,24 @@ fn start(dir: &Path) -> TcpStream {
         direct: Direct::Preferred,
         ..FormatOptions::new(ClusterId(1), ReplicaId(0), configuration)
     };
-    server::format(dir, &options, |_, _| ()).unwrap();
+    server::format(dir, &options, |_, _| ()).expect("an empty directory is formatted");
     let mut layers = Layers::default();
     for (name, text) in [("resp", "127.0.0.1:0"), ("http", "127.0.0.1:0"), ("lock_memory", "no")] {
         layers.set_flag(name, text);
     }
     let options = Options {
         dir: dir.to_owned(),
-        config: Config::new(&layers).unwrap(),
+        config: Config::new(&layers).expect("the settings are valid"),
         direct: Direct::Preferred,
         connections: connection::Limits::default(),
     };
     let (serving, served) = mpsc::channel();
     // The node ends with the process.
-    std::thread::spawn(move || server::run(options, move |at| serving.send(at.resp).unwrap()));
-    let stream = TcpStream::connect(served.recv().unwrap()).unwrap();
-    stream.set_nodelay(true).unwrap();
+    std::thread::spawn(move || {
+        server::run(options, move |at| serving.send(at.resp).expect("the test waits"))
+    });
+    let stream = TcpStream::connect(served.recv().expect("the node serves")).expect("it listens");
+    stream.set_nodelay(true).expect("it is a socket");
     stream
 }
 
@@ -84,8 +86,8 @@ fn allocations(stream: &mut TcpStream, request: &[u8], reply_len: usize, rounds:
     let mut reply = vec![0; reply_len];
     let mut run = |rounds: u64| {
         for _ in 0..rounds {
-            stream.write_all(request).unwrap();
-            stream.read_exact(&mut reply).unwrap();
+            stream.write_all(request).expect("the node takes requests");
+            stream.read_exact(&mut reply).expect("the node answers");
         }
     };
     run(1000);

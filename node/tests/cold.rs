@@ -39,7 +39,9 @@ async fn format() {
         shift_sectors_max: 4,
         ..FormatOptions::new(ClusterId(7), ReplicaId(0), configuration)
     };
-    server::format_here(Path::new(DIR), &options, |_, _| ()).await.unwrap();
+    server::format_here(Path::new(DIR), &options, |_, _| ())
+        .await
+        .expect("an empty directory is formatted");
 }
 
 fn part(address: SocketAddr) -> (Part, Outbox<Question>) {
@@ -51,11 +53,11 @@ fn part(address: SocketAddr) -> (Part, Outbox<Question>) {
     let part = Part {
         options: Options {
             dir: DIR.into(),
-            config: Config::new(&layers).unwrap(),
+            config: Config::new(&layers).expect("the settings are valid"),
             direct: Direct::Required,
             connections: connection::Limits::default(),
         },
-        http: "127.0.0.1:1".parse().unwrap(),
+        http: "127.0.0.1:1".parse().expect("this is an address"),
         questions,
         phase: PhaseCell::default(),
         identity: Arc::new(OnceLock::new()),
@@ -76,7 +78,7 @@ fn request(words: &[impl AsRef<str>]) -> Vec<u8> {
 
 async fn send(stream: &Stream, bytes: Vec<u8>) {
     let (sent, _) = stream.send(bytes).await;
-    sent.unwrap();
+    sent.expect("the node takes requests");
 }
 
 /// Receives `lines` lines, in time.
@@ -84,11 +86,11 @@ async fn receive(stream: &Stream, lines: usize) -> Vec<String> {
     let mut bytes = Vec::new();
     while bytes.iter().filter(|byte| **byte == b'\n').count() < lines {
         let received = ioring::timeout(Duration::from_secs(20), stream.recv()).await;
-        let received = received.expect("the node answers").unwrap();
+        let received = received.expect("in time").expect("the node answers");
         assert!(!received.is_empty(), "the node serves");
         bytes.extend_from_slice(&received);
     }
-    String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
+    String::from_utf8(bytes).expect("replies are text").lines().map(str::to_owned).collect()
 }
 
 /// Connects to a node that serves.
@@ -125,14 +127,14 @@ where
 {
     let mut world = World::new(seed, SimConfig::default());
     let (server, other): (NodeId, NodeId) = (world.add_node("server"), world.add_node("client"));
-    world.run(server, format).unwrap();
+    world.run(server, format).expect("formatting ends");
     let address = SocketAddr::new(world.address(server), PORT);
     world.start(server, vec![part(address)], |(part, _ask)| async move {
-        server::serve(part).await.unwrap();
+        server::serve(part).await.expect("the node starts");
     });
     let done = world.run(other, move || client(address));
     assert_eq!(*world.status(server), Status::Running);
-    done.unwrap();
+    done.expect("the client is done");
 }
 
 /// A prepare whose write needs the grid is in the log, before anything that passes the deadline of
@@ -206,9 +208,9 @@ async fn read_many(stream: &Stream, keys: &[String]) -> Vec<bool> {
     send(stream, request(&mget)).await;
     let mut text = String::new();
     loop {
-        let received = stream.recv().await.unwrap();
+        let received = stream.recv().await.expect("the node answers");
         assert!(!received.is_empty(), "the node serves");
-        text += std::str::from_utf8(&received).unwrap();
+        text += std::str::from_utf8(&received).expect("replies are text");
         let mut lines = text.split_inclusive("\r\n").filter(|line| line.ends_with("\r\n")).skip(1);
         let mut there = Vec::new();
         while let Some(line) = lines.next() {
@@ -291,7 +293,7 @@ async fn write_and_stop(address: SocketAddr, ask: Outbox<Question>, pause: Durat
     fill(&stream).await;
     ioring::sleep(pause).await;
     assert!(ask.try_send(Question::Stop).is_ok());
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[test]
@@ -299,14 +301,14 @@ fn a_node_stops_cleanly_at_any_moment() {
     for step in 0..20 {
         let mut world = World::new(step, SimConfig::default());
         let server = world.add_node("server");
-        world.run(server, format).unwrap();
+        world.run(server, format).expect("formatting ends");
         let address = SocketAddr::new(world.address(server), PORT);
         // Around the moment at which an idle log gets its first pulse.
         let pause = Duration::from_micros(16_000 + 300 * step);
         let serve = move || async move {
             let (part, ask) = part(address);
             ioring::spawn(Queue::Foreground, "load", write_and_stop(address, ask, pause)).detach();
-            server::serve(part).await.unwrap();
+            server::serve(part).await.expect("the node starts");
         };
         world.run(server, serve).unwrap();
     }

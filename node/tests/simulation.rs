@@ -44,7 +44,9 @@ async fn format() {
         shift_sectors_max: 4,
         ..FormatOptions::new(ClusterId(7), ReplicaId(0), configuration())
     };
-    server::format_here(Path::new(DIR), &options, |_, _| ()).await.unwrap();
+    server::format_here(Path::new(DIR), &options, |_, _| ())
+        .await
+        .expect("an empty directory is formatted");
 }
 
 fn part(address: SocketAddr) -> Part {
@@ -56,11 +58,11 @@ fn part(address: SocketAddr) -> Part {
     Part {
         options: Options {
             dir: DIR.into(),
-            config: Config::new(&layers).unwrap(),
+            config: Config::new(&layers).expect("the settings are valid"),
             direct: Direct::Required,
             connections: connection::Limits::default(),
         },
-        http: "127.0.0.1:1".parse().unwrap(),
+        http: "127.0.0.1:1".parse().expect("this is an address"),
         questions,
         phase: PhaseCell::default(),
         identity: Arc::new(OnceLock::new()),
@@ -96,7 +98,7 @@ async fn receive(stream: &Stream, lines: usize) -> Option<Vec<String>> {
         }
         bytes.extend_from_slice(&received);
     }
-    let text = String::from_utf8(bytes).unwrap();
+    let text = String::from_utf8(bytes).expect("replies are text");
     Some(text.lines().map(str::to_owned).collect())
 }
 
@@ -151,9 +153,9 @@ async fn verify(address: SocketAddr, ledger: Shared) -> u64 {
     let mut found = 0;
     for key in 0..KEYS {
         let (sent, _) = stream.send(request(&["GET", &format!("key{key}")])).await;
-        sent.unwrap();
+        sent.expect("the node takes requests");
         let first = receive_value(&stream).await;
-        let value: u64 = first.map_or(0, |text| text.split(' ').next().unwrap().parse().unwrap());
+        let value: u64 = first.map_or(0, |text| number(text.split(' ').next()));
         let ledger = ledger.borrow();
         let acknowledged = ledger.acknowledged.get(&key).copied().unwrap_or(0);
         let sent = ledger.sent.get(&key).copied().unwrap_or(0);
@@ -167,14 +169,18 @@ async fn verify(address: SocketAddr, ledger: Shared) -> u64 {
     found
 }
 
+fn number<T: std::str::FromStr>(text: Option<&str>) -> T {
+    text.and_then(|text| text.parse().ok()).expect("the reply has a number here")
+}
+
 async fn receive_value(stream: &Stream) -> Option<String> {
     let mut text = String::new();
     loop {
-        let received = stream.recv().await.unwrap();
+        let received = stream.recv().await.expect("the node answers");
         assert!(!received.is_empty(), "the node serves");
-        text += std::str::from_utf8(&received).unwrap();
+        text += std::str::from_utf8(&received).expect("replies are text");
         let Some((head, rest)) = text.split_once("\r\n") else { continue };
-        let length: i64 = head.strip_prefix('$').unwrap().parse().unwrap();
+        let length: i64 = number(head.strip_prefix('$'));
         match usize::try_from(length) {
             Err(_) => return None,
             Ok(length) if rest.len() >= length + 2 => return Some(rest[..length].to_owned()),
@@ -195,14 +201,14 @@ impl Lives {
     fn new(seed: u64) -> Lives {
         let mut world = World::new(seed, SimConfig::default());
         let (server, client) = (world.add_node("server"), world.add_node("client"));
-        world.run(server, format).unwrap();
+        world.run(server, format).expect("formatting ends");
         let address = SocketAddr::new(world.address(server), PORT);
         Lives { world, server, client, address, ledger: Shared::default() }
     }
 
     fn start_server(&mut self) {
         self.world.start(self.server, vec![part(self.address)], |part| async move {
-            server::serve(part).await.unwrap();
+            server::serve(part).await.expect("the node starts");
         });
     }
 
@@ -226,7 +232,8 @@ impl Lives {
         self.world.crash_never(self.server);
         self.start_server();
         let (address, ledger) = (self.address, self.ledger.clone());
-        let found = self.world.run(self.client, move || verify(address, ledger)).unwrap();
+        let found =
+            self.world.run(self.client, move || verify(address, ledger)).expect("it reads all");
         self.world.crash(self.server, Crash::Process);
         found
     }
