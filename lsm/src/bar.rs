@@ -39,8 +39,8 @@ const GROUPS_PER_BAR: u64 = 16;
 const _: () = assert!((1_u32 << 16).is_multiple_of(PULSES_PER_BAR));
 /// Bars after which a checkpoint is due whatever the log holds.
 const CHECKPOINT_BARS_MAX: u32 = 4;
-/// Bars that may pass between the release of a block and its being free, at most: until a checkpoint
-/// is triggered, and one more.
+/// Bars that may pass between the release of a block and its being free, at most: until a
+/// checkpoint is triggered, and one more.
 pub const BARS_UNTIL_FREE: u32 = CHECKPOINT_BARS_MAX + 2;
 /// Pulses that end a bar on their own.
 pub const PULSES_PER_BAR: u32 = 32;

@@ -4,8 +4,8 @@
 //!
 //! 1. the flush of the immutable memtable into a new run of level 0;
 //! 2. when level 0 has enough runs, the merge of all of them into level 1;
-//! 3. for every deeper level over its size, the window of tables with the least overlap below, large
-//!    enough to bring it back under, merged into the next level.
+//! 3. for every deeper level over its size, the window of tables with the least overlap below,
+//!    large enough to bring it back under, merged into the next level.
 //!
 //! A job owns what it reads (reference-counted tables and memtable) and what it writes (a
 //! reservation of blocks made at the bar's start, in job order, for its worst case), so jobs share

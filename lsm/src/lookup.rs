@@ -63,8 +63,8 @@ pub struct OwnedEntry {
 /// A block that cannot be read, and what is lost with it.
 #[derive(Debug, Error)]
 #[error(
-    "shard {shard}, tree {tree:?}, level {level}, table {table}: block {block} is corrupt ({fault}); \
-     keys from {} to {} may be affected",
+    "shard {shard}, tree {tree:?}, level {level}, table {table}: block {block} is corrupt \
+     ({fault}); keys from {} to {} may be affected",
     key_min.escape_ascii(),
     key_max.escape_ascii()
 )]

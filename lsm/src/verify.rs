@@ -10,8 +10,8 @@
 //! And across tables: every block that anything refers to is in use and not released, and referred
 //! to once. The manifest log and the checkpoint's own blocks are read too.
 //!
-//! It works from the tables as they are when it begins and reads past the cache. Bars that end while
-//! it runs move tables away under it; run it while nothing is applied.
+//! It works from the tables as they are when it begins and reads past the cache. Bars that end
+//! while it runs move tables away under it; run it while nothing is applied.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;

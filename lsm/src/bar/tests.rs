@@ -92,7 +92,8 @@ proptest! {
                 prop_assert_eq!(op, op_again);
                 if *op == end.op {
                     let bar_end = after.bar_end.expect("the bar ends here again");
-                    prop_assert_eq!((bar_end.op, bar_end.checkpoint, bar_end.free), (*op, None, None));
+                    let end = (bar_end.op, bar_end.checkpoint, bar_end.free);
+                    prop_assert_eq!(end, (*op, None, None));
                     continue;
                 }
                 prop_assert_eq!(before.progress, after.progress);
@@ -107,7 +108,8 @@ proptest! {
         let (mut bars, mut kept, mut durable_from) = (Vec::new(), 0, 0);
         for ((op, step), weight) in run(&ops, 0, 0).into_iter().zip(&ops) {
             kept += weight.log_bytes;
-            prop_assert!(kept <= LIMITS.log_bytes_max, "op {op}: {kept} bytes since {durable_from}");
+            let bytes_max = LIMITS.log_bytes_max;
+            prop_assert!(kept <= bytes_max, "op {op}: {kept} bytes since {durable_from}");
             let Some(end) = step.bar_end else { continue };
             bars.push(end);
             // Only what became durable by its F(C) lets the log forget.

@@ -2,10 +2,10 @@
 //!
 //! Work is counted in input blocks, over all jobs of a bar. A beat raises the *target*; the jobs
 //! take one unit before they read an input block ([`Budget::take`]) and wait while they have taken
-//! as many as the target allows. The *debt* is what the target is ahead of what was done: input read
-//! and merged. Whoever applies ops waits while the debt is above its bound ([`Budget::within`]), so
-//! a disk that does not keep up slows the log down instead of letting work pile up for the bar's
-//! end.
+//! as many as the target allows. The *debt* is what the target is ahead of what was done: input
+//! read and merged. Whoever applies ops waits while the debt is above its bound
+//! ([`Budget::within`]), so a disk that does not keep up slows the log down instead of letting work
+//! pile up for the bar's end.
 //!
 //! The counters decide when work is done, never what: a job's output is a function of its plan.
 

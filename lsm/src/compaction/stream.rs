@@ -2,8 +2,8 @@
 //!
 //! A stream owns its place and what it reads; at any time it holds at most the block it walks and
 //! the next one, which is being read meanwhile. Before it reads a block it takes a unit of the
-//! budget, so paying stops and resumes between blocks. Entries are handed out as slices of the block
-//! or of the memtable.
+//! budget, so paying stops and resumes between blocks. Entries are handed out as slices of the
+//! block or of the memtable.
 
 use std::collections::VecDeque;
 use std::rc::Rc;

@@ -69,7 +69,8 @@ proptest! {
     /// No window that could have been taken overlaps less per block than the chosen one.
     #[test]
     fn the_chosen_window_has_the_least_overlap(
-        upper in strategy(), lower in strategy(), excess in 1_u64..8, taken in vec(any::<bool>(), 8),
+        upper in strategy(), lower in strategy(),
+        excess in 1_u64..8, taken in vec(any::<bool>(), 8),
     ) {
         let above = run(1, &upper.0, &upper.1, &upper.2);
         let below = run(101, &lower.0, &lower.1, &lower.2);

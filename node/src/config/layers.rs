@@ -144,7 +144,10 @@ pub enum LayerError {
         known: String,
     },
     /// The value is of a kind that no setting has.
-    #[error("{}: `{key}` is {found}; a setting is text, a number, yes/no or a list of texts", path.display())]
+    #[error(
+        "{}: `{key}` is {found}; a setting is text, a number, yes/no or a list of texts",
+        path.display()
+    )]
     WrongKind {
         /// The file.
         path: PathBuf,

@@ -12,8 +12,8 @@
 //! | `/metrics` | Prometheus text |
 //! | `/status` | one JSON object (`status::Status`) |
 //!
-//! Signals arrive on this thread too: SIGTERM and SIGINT ask the replica's core to stop, once; SIGHUP
-//! is a word in the log, because there is nothing to reopen yet.
+//! Signals arrive on this thread too: SIGTERM and SIGINT ask the replica's core to stop, once;
+//! SIGHUP is a word in the log, because there is nothing to reopen yet.
 //!
 //! The listener is bound by the caller, before anything is served, so that an address in use is
 //! an error at start and not a log line later. Stopping: when the [`Control`] is asked to stop,

@@ -1,7 +1,7 @@
 //! A core: everything that one pinned thread has, and how its parts reach each other.
 //!
 //! ```text
-//!   connections ──writes──▶ replica (core 0) ──commits──▶ applier ──outcomes──▶ runs ─▶ connections
+//!   connections ─writes──▶ replica (core 0) ─commits──▶ applier ─outcomes──▶ runs ─▶ connections
 //!        └───────reads───────────────────────────────────▶ shards ──rendered───────────┘
 //! ```
 //!

@@ -1,7 +1,7 @@
 //! What a core lends to its connections for as long as they have something in it.
 //!
-//! Lent memory comes back empty and is lent again, so in steady state nothing is allocated, and what
-//! is kept is bounded by number and by size: a vector that a large reply made large is freed.
+//! Lent memory comes back empty and is lent again, so in steady state nothing is allocated, and
+//! what is kept is bounded by number and by size: a vector that a large reply made large is freed.
 
 use std::cell::RefCell;
 

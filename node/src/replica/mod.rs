@@ -6,12 +6,12 @@
 //! connections ◀─ outcomes ◀─ applier ◀─ next_commit ◀─────────┘
 //! ```
 //!
-//! 1. *Submitting* copies a request into the open prepare; when there is no room the submitter waits
-//!    for the next completion, and its connection is not read meanwhile: that is the whole of
+//! 1. *Submitting* copies a request into the open prepare; when there is no room the submitter
+//!    waits for the next completion, and its connection is not read meanwhile: that is the whole of
 //!    backpressure.
-//! 2. The first request of an idle moment wakes the driver's task. It runs behind everything that is
-//!    runnable now, so all connections that have something to say get into the same prepare; then
-//!    group commit decides.
+//! 2. The first request of an idle moment wakes the driver's task. It runs behind everything that
+//!    is runnable now, so all connections that have something to say get into the same prepare;
+//!    then group commit decides.
 //! 3. A closed prepare goes to one of a fixed number of *writers*, as many as the pipeline is long.
 //!    A writer awaits the journal, reports the frame durable, gives out what is committed by that,
 //!    and closes the next prepare, all in one call: from completion to the connections' wake-ups

@@ -1,7 +1,7 @@
 //! What an op weighs: how much it can add to one memtable, bounded from the log alone.
 //!
-//! Groups close, and so bars end, before a memtable can overflow ([`lsm::bar`]). That holds only
-//! if no op ever adds more than it was weighed for. What it really adds is known when it is applied;
+//! Groups close, and so bars end, before a memtable can overflow ([`lsm::bar`]). That holds only if
+//! no op ever adds more than it was weighed for. What it really adds is known when it is applied;
 //! where a group closes must be known before, and the same on every replica and in every replay. So
 //! an op is weighed by what stands in its prepare:
 //!
@@ -13,8 +13,8 @@
 //! 3. *Pulses* carry nothing and delete what is due: an object and its expiry entry for each of a
 //!    fixed number of the longest keys.
 //!
-//! All of it is counted as if it went to one shard, and to the larger of the two trees. Bounding too
-//! high costs little: a group closes early and its shards report what they really hold.
+//! All of it is counted as if it went to one shard, and to the larger of the two trees. Bounding
+//! too high costs little: a group closes early and its shards report what they really hold.
 
 use lsm::bar::Weight;
 use lsm::key;

@@ -9,8 +9,8 @@
 //! 4. The journal is replayed into the shards ([`recover`]).
 //! 5. The replica's raised view is made durable; writes are taken; the node is ready and says so.
 //!
-//! Stop, on SIGTERM or SIGINT: no more commands are taken, what was accepted is written, applied and
-//! answered, the journal gets its last marker, and the process ends with status 0. A node that
+//! Stop, on SIGTERM or SIGINT: no more commands are taken, what was accepted is written, applied
+//! and answered, the journal gets its last marker, and the process ends with status 0. A node that
 //! is killed instead loses nothing; it only has more to replay.
 
 mod format;

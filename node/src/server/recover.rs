@@ -1,7 +1,7 @@
 //! From a data directory to a core that serves: what a start does with what the last run left.
 //!
-//! 1. [`open`]: the lock, the superblock by its quorum, the journal's decision what of the log counts.
-//!    Nothing has been written yet, except repairs of damaged superblock copies.
+//! 1. [`open`]: the lock, the superblock by its quorum, the journal's decision what of the log
+//!    counts. Nothing has been written yet, except repairs of damaged superblock copies.
 //! 2. [`Opened::core`]: the shards as of the last checkpoint.
 //! 3. [`Opened::replay`]: every prepare after the checkpoint is applied as when it was committed,
 //!    only that nobody waits for outcomes. The replica checks the chain once more on the way.
