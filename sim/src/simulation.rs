@@ -24,7 +24,7 @@ use node::server::StartError;
 
 use crate::Violation;
 use crate::clients::{self, Plan};
-use crate::ledger::{Ledger, Survey};
+use crate::ledger::{Counts, Ledger, Survey};
 use crate::server;
 
 /// Clients that write at the same time.
@@ -113,7 +113,10 @@ impl Simulation {
     /// Goes on from a directory as it was, under another seed.
     #[must_use]
     pub fn resume(seed: u64, snapshot: &Snapshot) -> Simulation {
-        let mut simulation = Simulation::empty(seed, snapshot.ledger.clone(), snapshot.time);
+        let mut ledger = snapshot.ledger.clone();
+        // What was played before is not played again.
+        ledger.counts = Counts { checkpoint: ledger.counts.checkpoint, ..Counts::default() };
+        let mut simulation = Simulation::empty(seed, ledger, snapshot.time);
         simulation.died = snapshot.died;
         simulation.world.set_disk(simulation.node, snapshot.disk.clone());
         simulation
