@@ -9,7 +9,8 @@
 //! every key written before is unreachable at once, and compaction drops it when it gets there.
 //!
 //! What is not in trees (generations) goes into each checkpoint as a few opaque bytes and comes
-//! back when the shard is opened ([`Generations::encode`]).
+//! back when the shard is opened ([`Generations::encode`]), to the forest too: after a restart
+//! compaction drops what it would have dropped without.
 
 pub mod apply;
 pub mod keeper;
@@ -32,9 +33,17 @@ pub const KIND_STRING: u8 = 1;
 /// The newest version there is: what a read of one key asks for.
 pub const LATEST: Version = Version(u64::MAX);
 
-/// How often each table was flushed. Tables that never were are not listed.
+/// How often each table was flushed, and the version of the last time. Tables that never were are
+/// not listed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Generations(Vec<(TableId, u32)>);
+pub struct Generations(Vec<Flushed>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Flushed {
+    table: TableId,
+    generation: u32,
+    version: Version,
+}
 
 /// Bytes that are no list of generations.
 #[derive(Debug, thiserror::Error)]
@@ -49,40 +58,49 @@ impl Generations {
     #[inline]
     #[must_use]
     pub fn get(&self, table: TableId) -> u32 {
-        self.0.iter().find(|(id, _)| *id == table).map_or(0, |(_, generation)| *generation)
+        self.0.iter().find(|last| last.table == table).map_or(0, |last| last.generation)
     }
 
-    /// Makes all keys of a table unreachable.
-    pub fn raise(&mut self, table: TableId) {
-        match self.0.iter_mut().find(|(id, _)| *id == table) {
-            Some((_, generation)) => *generation += 1,
-            None => self.0.push((table, 1)),
+    /// Makes all keys of a table unreachable from a version on.
+    pub fn raise(&mut self, table: TableId, version: Version) {
+        match self.0.iter_mut().find(|last| last.table == table) {
+            Some(last) => (last.generation, last.version) = (last.generation + 1, version),
+            None => self.0.push(Flushed { table, generation: 1, version }),
         }
     }
 
-    /// As a checkpoint keeps them: table and generation, four bytes each, little-endian.
+    /// As a checkpoint keeps them: table and generation in four bytes each and the version in
+    /// eight, little-endian.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let pair = |(table, generation): &(TableId, u32)| {
-            [table.0.to_le_bytes(), generation.to_le_bytes()].concat()
+        let one = |last: &Flushed| {
+            let mut bytes = [0; 16];
+            bytes[0..4].copy_from_slice(&last.table.0.to_le_bytes());
+            bytes[4..8].copy_from_slice(&last.generation.to_le_bytes());
+            bytes[8..16].copy_from_slice(&last.version.0.to_le_bytes());
+            bytes
         };
-        self.0.iter().flat_map(pair).collect()
+        self.0.iter().flat_map(one).collect()
     }
 
     /// Out of a checkpoint.
     ///
     /// # Errors
-    /// If the bytes are not a list of pairs.
+    /// If the bytes are not such a list.
     pub fn decode(bytes: &[u8]) -> Result<Generations, GenerationsError> {
-        let (pairs, rest) = bytes.as_chunks::<8>();
+        let (all, rest) = bytes.as_chunks::<16>();
         if !rest.is_empty() {
             return Err(GenerationsError { actual: bytes.len() });
         }
-        let pair = |[a, b, c, d, e, f, g, h]: &[u8; 8]| {
-            let table = TableId(u32::from_le_bytes([*a, *b, *c, *d]));
-            (table, u32::from_le_bytes([*e, *f, *g, *h]))
+        let one = |bytes: &[u8; 16]| {
+            let [t0, t1, t2, t3, g0, g1, g2, g3, version @ ..] = *bytes;
+            Flushed {
+                table: TableId(u32::from_le_bytes([t0, t1, t2, t3])),
+                generation: u32::from_le_bytes([g0, g1, g2, g3]),
+                version: Version(u64::from_le_bytes(version)),
+            }
         };
-        Ok(Generations(pairs.iter().map(pair).collect()))
+        Ok(Generations(all.iter().map(one).collect()))
     }
 }
 
@@ -104,9 +122,12 @@ pub enum Looked<R> {
 }
 
 impl Shard {
-    /// A shard over an open forest.
+    /// A shard over an open forest, which is told what flushes it has been through.
     #[must_use]
-    pub fn new(id: ShardId, forest: Forest, generations: Generations) -> Shard {
+    pub fn new(id: ShardId, mut forest: Forest, generations: Generations) -> Shard {
+        for last in &generations.0 {
+            forest.set_generation(last.table.0, last.generation, last.version.0);
+        }
         let generations_bar = generations.clone();
         Shard { id, forest, generations, generations_bar }
     }
@@ -131,7 +152,7 @@ impl Shard {
 
     /// Empties a table.
     pub fn flush(&mut self, table: TableId, version: Version) {
-        self.generations.raise(table);
+        self.generations.raise(table, version);
         self.forest.set_generation(table.0, self.generations.get(table), version.0);
     }
 
@@ -272,21 +293,4 @@ impl Shards {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn generations_survive_a_checkpoint() {
-        let mut generations = Generations::default();
-        assert_eq!(generations.get(TableId(0)), 0);
-        generations.raise(TableId(0));
-        generations.raise(TableId(0));
-        generations.raise(TableId(9));
-        assert_eq!((generations.get(TableId(0)), generations.get(TableId(9))), (2, 1));
-        let bytes = generations.encode();
-        assert_eq!(bytes, [0, 0, 0, 0, 2, 0, 0, 0, 9, 0, 0, 0, 1, 0, 0, 0]);
-        assert_eq!(Generations::decode(&bytes).unwrap(), generations);
-        assert!(Generations::decode(&bytes[1..]).is_err());
-        assert_eq!(Generations::decode(&[]).unwrap(), Generations::default());
-    }
-}
+mod tests;
