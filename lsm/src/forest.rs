@@ -27,7 +27,9 @@
 //! k's ops and empty memtables, and has no jobs until bar k ends: their effect is there already.
 //!
 //! **Faults.** A job that meets a corrupt block changes nothing, and its table is quarantined
-//! ([`Forest::faults`]); reads that need the block fail by name.
+//! ([`Forest::faults`]); reads that need the block fail by name. A quarantined table may keep all of
+//! level 0 from being merged: before its runs become too many to read, [`Forest::is_stuck`] says
+//! that nothing more should be written.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -595,6 +597,15 @@ impl Forest {
         2 * flush * self.trees.len() as u64 + self.checkpoint_blocks_max()
     }
 
+    /// Whether a corrupt table has kept level 0 of a tree from being merged for so long that more
+    /// writes would make every read slow: they are to be refused until the table is repaired.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        let runs_max = self.config.level0_runs_max as usize * LEVEL0_STUCK;
+        let too_many = |state: &TreeState| state.manifest.runs().len() >= runs_max;
+        !self.quarantined.is_empty() && self.trees.iter().any(too_many)
+    }
+
     /// What was done since the open, and what is owed.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -617,6 +628,8 @@ impl Forest {
 /// Debt beyond which applying waits: this part of the bar's work, and a few blocks.
 const DEBT_SHARE: u64 = 8;
 const DEBT_BLOCKS: u64 = 4;
+/// Level 0 is stuck when it holds this many times the runs that make its merge due.
+const LEVEL0_STUCK: usize = 8;
 
 #[cfg(test)]
 mod harness;

@@ -253,6 +253,40 @@ fn a_corrupt_block_costs_only_what_it_holds() {
     world.run(node, main).unwrap();
 }
 
+/// A corrupt table under level 0 stops its merges. Writes are to be refused before its runs are too
+/// many, and not before.
+#[test]
+fn a_corrupt_table_does_not_let_level_0_grow_without_end() {
+    let shape =
+        Shape { ops: 3000, keys: 3000, deadlines: 0, pulses: 0, large: 0, ..Shape::default() };
+    let log = Rc::new(harness::log(42, &shape));
+    let mut world = world(10);
+    let node = world.add_node("store");
+    run(&mut world, node, &log, 450);
+    let main = || async {
+        let driver = Driver::open(&harness::config(), Rc::default()).await;
+        assert!(!driver.forest.is_stuck());
+        driver.value_block_of_level_1().await
+    };
+    let victim = world.run(node, main).unwrap();
+    let offset = victim.offset(harness::config().block_size) + 300;
+    world.disk(node).rot(Path::new(harness::GRID_PATH), offset, 0x10).unwrap();
+    let main = move || async move {
+        let mut driver = Driver::open(&harness::config(), Rc::default()).await;
+        let (mut runs_max, mut healthy) = (0, 0);
+        while driver.op < shape.ops && !driver.forest.is_stuck() {
+            driver.run(&log, driver.op + 1).await;
+            let runs = driver.forest.trees.iter().map(|tree| tree.manifest.runs().len());
+            runs_max = runs.max().unwrap();
+            healthy += u64::from(driver.forest.faults().is_empty());
+        }
+        assert!(driver.forest.is_stuck(), "{runs_max} runs and no end");
+        assert!(!driver.forest.faults().is_empty() && healthy > 0, "{:?}", driver.forest.faults());
+        assert_eq!(runs_max, 8 * harness::config().level0_runs_max as usize);
+    };
+    world.run(node, main).unwrap();
+}
+
 /// What a pulse has dealt with is gone from the expiry tree, and the next deadline is known.
 #[test]
 fn due_objects_are_deleted_and_forgotten() {

@@ -105,6 +105,8 @@ pub enum Admission {
     Deletes,
     /// Only pulses and flushes.
     None,
+    /// The same: a corrupt table keeps what is written from being merged.
+    Stuck,
 }
 
 /// The two clocks of this moment.
@@ -213,14 +215,16 @@ impl Core {
             let space = |shard: &crate::shard::Shard| shard.forest().space();
             let puts = shards.iter().all(|shard| space(shard).allows_puts());
             let deletes = shards.iter().all(|shard| space(shard).allows_deletes());
+            let stuck = shards.iter().any(|shard| shard.forest().is_stuck());
             match (puts, deletes) {
+                _ if stuck => Admission::Stuck,
                 (true, _) => Admission::All,
                 (false, true) => Admission::Deletes,
                 (false, false) => Admission::None,
             }
         });
         if self.space.replace(admission) != admission {
-            tracing::warn!(?admission, "the grids' space decides which writes are taken");
+            tracing::warn!(?admission, "the grids' state decides which writes are taken");
         }
     }
 

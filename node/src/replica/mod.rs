@@ -92,6 +92,9 @@ impl ReplicaCore {
     /// says, also when it is refused.
     pub async fn submit(&self, core: &Core, request: &RequestView<'_>) {
         if core.space.get() != Admission::All && !admits(core.space.get(), request) {
+            if core.space.get() == Admission::Stuck {
+                return refuse(core, request, ErrorCode::CorruptBlock);
+            }
             core.metrics.count(Counter::RefusedNoSpace);
             return refuse(core, request, ErrorCode::NoSpace);
         }

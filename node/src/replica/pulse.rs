@@ -58,7 +58,7 @@ enum Due {
 
 /// When there is work that a pulse would pay for.
 fn due(core: &Core) -> Due {
-    let short = core.space.get() != Admission::All;
+    let short = matches!(core.space.get(), Admission::Deletes | Admission::None);
     let (jobs, deadline) = core.applier.with_shards(|shards| {
         let pending = shards.iter().map(|shard| shard.forest().pending());
         pending.fold((false, None), |(jobs, deadline), pending| {
