@@ -14,21 +14,22 @@
 //! **Beats and bars.** The owner drives them as [`crate::bar::Schedule`] says:
 //!
 //! 1. after applying an op: [`Forest::beat`] with the bar's progress, then await [`Forest::paced`];
-//! 2. at a bar's end: await [`Forest::bar_done`], and, where blocks of a checkpoint become free, that
-//!    this checkpoint is durable; then [`Forest::bar_end`]. It makes the bar's changes, swaps the
-//!    memtables, takes a checkpoint if one is due, and starts the next bar's jobs, in this order:
-//!    so a checkpoint's addresses are drawn before those of the bar that runs beside it, on every
-//!    replica and in every replay;
+//! 2. at a bar's end: await [`Forest::bar_done`], and, where blocks of a checkpoint become free,
+//!    that this checkpoint is durable; then [`Forest::bar_end`]. It makes the bar's changes, swaps
+//!    the memtables, takes a checkpoint if one is due, and starts the next bar's jobs, in this
+//!    order: so a checkpoint's addresses are drawn before those of the bar that runs beside it, on
+//!    every replica and in every replay;
 //! 3. a [`Checkpoint`] is awaited beside everything else; the root it gives goes into the
 //!    superblock, whose durability is what makes it a checkpoint.
 //!
 //! **Replay.** A checkpoint taken at the end of bar k holds the tables after bar k's jobs, which
-//! flushed bar k−1; its op is the last of bar k−1. A forest opened from it therefore starts with bar
-//! k's ops and empty memtables, and has no jobs until bar k ends: their effect is there already.
+//! flushed bar k−1; its op is the last of bar k−1. A forest opened from it therefore starts with
+//! bar k's ops and empty memtables, and has no jobs until bar k ends: their effect is there
+//! already.
 //!
 //! **Faults.** A job that meets a corrupt block changes nothing, and its table is quarantined
-//! ([`Forest::faults`]); reads that need the block fail by name. A quarantined table may keep all of
-//! level 0 from being merged: before its runs become too many to read, [`Forest::is_stuck`] says
+//! ([`Forest::faults`]); reads that need the block fail by name. A quarantined table may keep all
+//! of level 0 from being merged: before its runs become too many to read, [`Forest::is_stuck`] says
 //! that nothing more should be written.
 
 use std::cell::Cell;
@@ -342,8 +343,8 @@ impl Forest {
         }
     }
 
-    /// Does one bounded step of a scan: at most about `limit` entries are looked at. `emit` gets the
-    /// newest version of each live key; a large value as a reference.
+    /// Does one bounded step of a scan: at most about `limit` entries are looked at. `emit` gets
+    /// the newest version of each live key; a large value as a reference.
     pub fn scan_step(
         &self,
         scan: &mut Scan,

@@ -6,9 +6,10 @@
 //!
 //! **Reading.** A point read needs one page: [`Grid::try_page`] looks in the cache and nowhere
 //! else, [`Grid::read_page`] reads the sectors that hold the page straight into a cache frame.
-//! Whole blocks ([`Grid::read_block`]) go through pools of their own, one for merges and checkpoints
-//! and a small one for requests, and leave the cache alone: a merge that holds buffers delays no
-//! request. Concurrency is bounded by slots, one set for requests and one for background work; who finds the page it wants already being read waits for that read.
+//! Whole blocks ([`Grid::read_block`]) go through pools of their own, one for merges and
+//! checkpoints and a small one for requests, and leave the cache alone: a merge that holds buffers
+//! delays no request. Concurrency is bounded by slots, one set for requests and one for background
+//! work; who finds the page it wants already being read waits for that read.
 //!
 //! Everything read is verified against the reference that led to it: checksum, address, cluster and
 //! shard. A read that fails or does not verify is tried once more, then reported as

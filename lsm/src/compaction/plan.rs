@@ -344,8 +344,8 @@ fn below(manifest: &Manifest, output: Option<LevelNumber>) -> Below {
 
 /// Blocks that the jobs of the next `bars` bars write at most, for a tree that looks like this one.
 ///
-/// What arrives in a level in that time is what the bars flush, and what level 0 holds back. Level 0
-/// is merged with all of level 1 once in so many bars. A deeper level gives away what it has too
+/// What arrives in a level in that time is what the bars flush, and what level 0 holds back. Level
+/// 0 is merged with all of level 1 once in so many bars. A deeper level gives away what it has too
 /// much, rewriting at most twice its fair share of the level below: the window with the least
 /// overlap has no more than the average, bounds aside.
 pub(crate) fn bars_blocks_max(config: &Config, bars: u64, manifest: &Manifest) -> u64 {

@@ -1,5 +1,5 @@
-//! What the forest's tests drive it with: a log made from a seed, a model, a driver that applies the
-//! log to a forest as a shard's loop does, and a superblock of two slots.
+//! What the forest's tests drive it with: a log made from a seed, a model, a driver that applies
+//! the log to a forest as a shard's loop does, and a superblock of two slots.
 //!
 //! The log itself is taken for durable: a run after a crash applies it from the newest checkpoint
 //! whose root the superblock holds.

@@ -2,10 +2,10 @@
 //!
 //! Compaction is paid for by ops. When the log is idle and there is still work that only ops pay
 //! for (the bar's jobs, deadlines that have passed, the checkpoint that requests wait for when the
-//! log has no room for them; while writes are refused for want of space, bars that bring some back),
-//! the replica is asked for a pulse, and for the next one when that is applied. An idle node without
-//! such work sleeps: there is a timer only while there is something to wait for. A node that stops
-//! asks for no more than its accepted requests need.
+//! log has no room for them; while writes are refused for want of space, bars that bring some
+//! back), the replica is asked for a pulse, and for the next one when that is applied. An idle node
+//! without such work sleeps: there is a timer only while there is something to wait for. A node
+//! that stops asks for no more than its accepted requests need.
 
 use std::rc::Rc;
 use std::time::Duration;

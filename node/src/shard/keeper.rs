@@ -12,10 +12,10 @@
 //!    released them; then the forests end their bars, and checkpoints they take are written beside
 //!    everything that follows.
 //!
-//! A failure to write here ends the process: what the grid then holds is unknown. A corrupt block on
-//! the way to what is due costs only what needs it: the walk over deadlines ends before it, and an
-//! object that cannot be read stays, with its deadline. Another pulse would meet the same block, so
-//! none is asked for deadlines for a while ([`Keeper::expiry_pause`]).
+//! A failure to write here ends the process: what the grid then holds is unknown. A corrupt block
+//! on the way to what is due costs only what needs it: the walk over deadlines ends before it, and
+//! an object that cannot be read stays, with its deadline. Another pulse would meet the same block,
+//! so none is asked for deadlines for a while ([`Keeper::expiry_pause`]).
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
