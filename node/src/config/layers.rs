@@ -62,7 +62,11 @@ pub const KEYS: &[Key] = &[
         default: "10000",
         help: "connections served at once; one more is told so and closed",
     },
-    Key { name: "lock_memory", default: "yes", help: "keep the node's memory out of swap (mlock)" },
+    Key {
+        name: "lock_memory",
+        default: "yes",
+        help: "keep the node's memory out of swap: yes or no",
+    },
     Key {
         name: "idle",
         default: "sleep",
