@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ioring::{Buffer, Direct, File, OpenOptions, Queue, uring};
+use ioring::{Buffer, BufferPool, Direct, File, OpenOptions, Queue, uring};
 use rand::RngExt;
 use serde::Serialize;
 
@@ -256,13 +256,17 @@ async fn measure(
     let options =
         OpenOptions { read: true, write: true, direct: Direct::Required, ..OpenOptions::default() };
     let file = std::rc::Rc::new(File::open(&path, &options).map_err(std::io::Error::other)?);
+    // Pooled, as everything that the product reads and writes is: the ring knows these buffers.
+    let pool = BufferPool::new("bench", case.size, case.depth);
     let cpu = ThreadTime::start();
     let started = ioring::now();
     let end = started + duration;
     let tasks: Vec<_> = (0..case.depth as u64)
         .map(|stream| {
             let file = std::rc::Rc::clone(&file);
-            ioring::spawn(Queue::Foreground, "access", repeat(file, file_size, case, stream, end))
+            let buffer = pool.try_take().expect("a buffer for each stream");
+            let repeated = repeat(file, buffer, file_size, case, stream, end);
+            ioring::spawn(Queue::Foreground, "access", repeated)
         })
         .collect();
     let mut latencies = Latencies::default();
@@ -275,6 +279,7 @@ async fn measure(
 /// One operation after the other until the time is over.
 async fn repeat(
     file: std::rc::Rc<File>,
+    mut buffer: Buffer,
     file_size: u64,
     case: Case,
     stream: u64,
@@ -283,7 +288,6 @@ async fn repeat(
     let mut latencies = Latencies::default();
     let mut random = random_stream(7, stream);
     let places = file_size / case.size as u64;
-    let mut buffer = Buffer::zeroed(case.size);
     loop {
         let offset = random.random_range(0..places) * case.size as u64;
         let before = ioring::now();
