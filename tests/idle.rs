@@ -1,8 +1,5 @@
 //! What a node costs that nobody uses: memory, disk and processor.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
-#![expect(clippy::print_stdout, reason = "the output is the evidence")]
-
 mod support;
 
 use std::fs;
