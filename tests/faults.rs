@@ -330,6 +330,12 @@ fn unreadable(node: &Node) -> BTreeSet<String> {
 /// Serves a directory with a damaged block of `table`: the reads in `must` fail, none outside the
 /// table does, and everything else goes on.
 fn only_fails(folder: &Folder, table: &Table, block: u64, must: &BTreeSet<String>) {
+    let mut node = Node::start(&folder.data(), &[]);
+    // The first to meet the block is a write that needs it: it is in the log, and a replay meets
+    // the block again.
+    let lost = must.last().unwrap();
+    assert_corrupt(&call(&mut node.connect(), &["APPEND", lost, "more"]));
+    node.kill();
     let node = Node::start(&folder.data(), &[]);
     let failed = unreadable(&node);
     assert!(!must.is_empty() && failed.is_superset(must), "{} failed", failed.len());
@@ -347,6 +353,15 @@ fn only_fails(folder: &Folder, table: &Table, block: u64, must: &BTreeSet<String
     let again = must.first().unwrap();
     assert_eq!(call(&mut connection, &["SET", again, "new"]), Reply::Simple("OK".into()));
     assert_eq!(call(&mut connection, &["GET", again]), Reply::Bulk(b"new".into()));
+    assert_corrupt(&call(&mut connection, &["MSETNX", lost, "1", "fresh", "1"]));
+    assert_eq!(call(&mut connection, &["GET", "fresh"]), Reply::Nil);
+}
+
+fn assert_corrupt(reply: &Reply) {
+    assert!(
+        matches!(reply, Reply::Error(text) if text.starts_with("ERR corrupt_block")),
+        "{reply:?}"
+    );
 }
 
 /// What `verify` must say of a damaged block of a table.

@@ -391,6 +391,9 @@ pub enum BlockFault {
         /// What the bytes give.
         actual: u64,
     },
+    /// The place failed an operation of the log, and is not believed again.
+    #[error("an operation of the log could not be done without it; it is not read again")]
+    Condemned,
     /// The device reported an error twice.
     #[error("device error {0:?}")]
     Device(std::io::ErrorKind),

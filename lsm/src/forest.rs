@@ -28,9 +28,10 @@
 //! already.
 //!
 //! **Faults.** A job that meets a corrupt block changes nothing, and its table is quarantined
-//! ([`Forest::faults`]); reads that need the block fail by name. A quarantined table may keep all
-//! of level 0 from being merged: before its runs become too many to read, [`Forest::is_stuck`] says
-//! that nothing more should be written.
+//! ([`Forest::faults`]); reads that need the block fail by name. A block that an operation of the
+//! log could not be done without is condemned ([`Forest::condemn`]): it is not believed again. A
+//! quarantined table may keep all of level 0 from being merged: before its runs become too many to
+//! read, [`Forest::is_stuck`] says that nothing more should be written.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -89,6 +90,11 @@ pub enum BarError {
         free: u64,
     },
 }
+
+/// More of a grid is unreadable than can be kept in mind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("more than {} places of the grid are unreadable", crate::grid::CONDEMNED_MAX)]
+pub struct TooManyCondemned;
 
 /// What the grid's free space still allows; see [`Forest::space`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -619,6 +625,27 @@ impl Forest {
     #[must_use]
     pub fn faults(&self) -> &[Quarantined] {
         &self.faults
+    }
+
+    /// Fails all further reads of what an operation of the log could not be done without: see
+    /// [`crate::grid`]. The owner keeps [`Forest::condemned`] in its checkpoints.
+    ///
+    /// # Errors
+    /// The list is full ([`crate::grid::CONDEMNED_MAX`]).
+    pub fn condemn(&mut self, offset: u64) -> Result<(), TooManyCondemned> {
+        self.grid.condemn(offset).then_some(()).ok_or(TooManyCondemned)
+    }
+
+    /// Offsets in the grid file that fail every read.
+    #[must_use]
+    pub fn condemned(&self) -> Vec<u64> {
+        self.grid.condemned()
+    }
+
+    /// Whether any read has failed for good since the open, or is known to fail.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.grid.is_damaged()
     }
 
     pub(crate) fn snapshot(&self) -> (u64, u64) {

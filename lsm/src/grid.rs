@@ -30,16 +30,19 @@
 //! All methods take `&self`, and no borrow lives across an await. What is read is handed out as
 //! counted handles that stay valid whatever happens to the block.
 
+mod condemned;
 mod file;
 mod read;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
 
 use ioring::sync::{Event, Slots};
 use ioring::{Buffer, BufferPool, Fatal, File, Frozen};
 
+pub use condemned::CONDEMNED_MAX;
 pub use file::{OpenError, Owner};
 pub use read::{CorruptBlock, ReadError};
 
@@ -134,6 +137,8 @@ pub struct Grid {
     /// Items being read for the cache.
     in_flight: RefCell<Vec<Key>>,
     read_done: Event,
+    /// Offsets in the file that fail every read.
+    condemned: RefCell<BTreeSet<u64>>,
     stats: Cell<GridStats>,
 }
 
@@ -166,6 +171,7 @@ impl Grid {
             blocks_foreground: BufferPool::new("request blocks", block_size, foreground),
             in_flight: RefCell::new(Vec::with_capacity(config.reads_foreground_max as usize)),
             read_done: Event::new(),
+            condemned: RefCell::default(),
             stats: Cell::new(GridStats::default()),
         })
     }
@@ -334,6 +340,7 @@ impl Grid {
 
     /// Notes that nothing refers to a block any more, from the next checkpoint on.
     pub fn release(&self, address: BlockAddress) {
+        self.forget_condemned(address);
         self.free_set.borrow_mut().release(address);
     }
 

@@ -79,6 +79,8 @@ pub struct CorruptRead {
     pub table: BlockAddress,
     /// The block.
     pub block: BlockAddress,
+    /// Offset in the grid file of what could not be read.
+    pub offset: u64,
     /// Smallest key of the table.
     pub key_min: Box<[u8]>,
     /// Largest key of the table.
@@ -125,7 +127,7 @@ impl Reader {
         &self,
         level: LevelNumber,
         table: &TableInfo,
-        (block, fault): Failed,
+        Failed { block, offset, fault }: Failed,
     ) -> LookupError {
         if self.epoch.get() != self.epoch_started {
             return LookupError::Moved;
@@ -137,6 +139,7 @@ impl Reader {
             level,
             table: table.index.address,
             block,
+            offset,
             key_min: table.key_min.clone(),
             key_max: table.key_max.clone(),
             fault,
@@ -150,12 +153,17 @@ impl Reader {
     }
 }
 
-/// A block and what is wrong with it.
-pub(crate) type Failed = (BlockAddress, BlockFault);
+/// A block, the place in the file, and what is wrong with it.
+pub(crate) struct Failed {
+    pub(crate) block: BlockAddress,
+    offset: u64,
+    pub(crate) fault: BlockFault,
+}
 
 pub(crate) fn failed(error: ReadError) -> Failed {
     let ReadError::Corrupt(corrupt) = error;
-    (corrupt.address, corrupt.fault)
+    let crate::grid::CorruptBlock { address: block, offset, fault, .. } = *corrupt;
+    Failed { block, offset, fault }
 }
 
 /// A lookup that has to wait for the disk. It owns all it needs.
@@ -192,7 +200,8 @@ impl Read {
         };
         let handle = grid.read_page(&reference, Class::Foreground).await.map_err(failed)?;
         let found = handle.page().seek(&self.key, self.version_max);
-        let Some(entry) = found.map_err(|_| (reference.address, MALFORMED))? else {
+        let malformed = |_| failed(grid.malformed(reference.address, MALFORMED));
+        let Some(entry) = found.map_err(malformed)? else {
             return Ok(None);
         };
         let value = match &entry.payload {

@@ -87,7 +87,7 @@ impl Verifier<'_> {
     }
 
     fn failed(&mut self, place: Place<'_>, error: crate::grid::ReadError) {
-        let (block, fault) = lookup::failed(error);
+        let lookup::Failed { block, fault, .. } = lookup::failed(error);
         self.report(place, Some(block), fault.to_string());
     }
 

@@ -147,6 +147,7 @@ impl Grid {
         block_type: BlockType,
         class: Class,
     ) -> Result<Block, ReadError> {
+        self.check_condemned(reference.address)?;
         let slot = self.slot(class).await;
         let mut buffer = match class {
             Class::Foreground => self.blocks_foreground.take().await,
@@ -245,6 +246,9 @@ impl Grid {
         let frame = self.cache.borrow().class_of_page(len);
         let mut buffer = self.frame(frame, len);
         let offset = page.address.offset(self.config.block_size) + start as u64;
+        if self.is_condemned(offset) {
+            return Err(self.corrupt(page.address, offset, BlockFault::Condemned));
+        }
         for attempt in 0.. {
             buffer.set_len(len);
             let fault;
@@ -317,6 +321,7 @@ impl Grid {
         reference: &BlockReference,
         class: Class,
     ) -> Result<Frozen, ReadError> {
+        self.check_condemned(reference.address)?;
         let slot = self.slot(class).await;
         let mut buffer = self.frame(FrameClass::Index, self.config.block_size as usize);
         let (address, identity) = (reference.address, self.owner.identity);
@@ -342,6 +347,13 @@ impl Grid {
             self.count(|stats| stats.retries += 1);
         }
         unreachable!("the second attempt returns")
+    }
+
+    fn check_condemned(&self, address: BlockAddress) -> Result<(), ReadError> {
+        if self.is_condemned_in(address) {
+            return Err(self.malformed(address, BlockFault::Condemned));
+        }
+        Ok(())
     }
 
     /// Fills a buffer from a block, from `start` on; a device error is a fault.

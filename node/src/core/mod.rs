@@ -13,6 +13,7 @@
 //! ([`Deliver`]), and what a connection needs to know of time ([`Core::host`]).
 
 pub mod clients;
+mod damage;
 pub mod desk;
 pub mod pools;
 pub mod reads;
@@ -24,7 +25,7 @@ use std::rc::{Rc, Weak};
 use ioring::sync::Event;
 use ioring::{Instant, Random};
 use vsr::replica::{LogClock, Moment};
-use wire::{ClientTag, Op, Outcome, Requests, RootReference, ShardId, Timestamp};
+use wire::{ClientTag, ErrorCode, Op, Outcome, Requests, RootReference, ShardId, Timestamp};
 
 use self::clients::Clients;
 pub use self::pools::{Desks, Vectors};
@@ -146,8 +147,17 @@ impl Core {
     pub async fn submit(&self, writes: &[u8]) {
         let replica = self.replica();
         for request in Requests::of_body(writes) {
+            if self.is_damaged() && !damage::is_readable(self, &request).await {
+                crate::replica::refuse(self, &request, ErrorCode::CorruptBlock);
+                continue;
+            }
             replica.submit(self, &request).await;
         }
+    }
+
+    /// Whether a grid of this core has a block that cannot be read.
+    fn is_damaged(&self) -> bool {
+        self.applier.with_shards(|shards| shards.iter().any(|shard| shard.forest().is_damaged()))
     }
 
     /// Makes sure that an op commits that passes the deadline; `false` if that is still to come by

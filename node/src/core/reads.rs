@@ -38,7 +38,7 @@ use crate::gateway::runs::{RunId, Tag};
 use crate::machine::Entry;
 use crate::metrics::Counter;
 use crate::resp::plan::{Form, TABLE};
-use crate::resp::{Arguments, Combine, KeyRead, read};
+use crate::resp::{Arguments, Combine, KeyRead, read, reply};
 use crate::shard::apply::{MISSING_MAX, Missing};
 use crate::shard::{LATEST, Looked};
 
@@ -342,9 +342,13 @@ impl Reads {
             Ok(entry) => core.applier.fetched(operation, entry),
             // The tables changed, or there is no room: the applier looks again and asks again.
             Err(LookupError::Moved) => {}
-            // What the log says cannot be done without knowing what was there.
+            // What the log says cannot be done without knowing what was there: it is not done.
             Err(LookupError::Corrupt(fault)) => {
-                ioring::fatal(ioring::Fatal::Corrupt(fault.to_string()));
+                core.metrics.count(Counter::Corrupt);
+                tracing::error!(operation, %fault, "an operation of the log is not done");
+                if let Err(error) = core.applier.unreadable(operation, &fault) {
+                    ioring::fatal(ioring::Fatal::Corrupt(format!("{error}: {fault}")));
+                }
             }
         }
         self.fetching.set(self.fetching.get() - 1);
@@ -386,8 +390,17 @@ impl Reads {
             match read.run().await {
                 Err(LookupError::Moved) => {}
                 Err(LookupError::Corrupt(fault)) => {
+                    core.metrics.count(Counter::Corrupt);
                     tracing::error!(%fault, "a read met a corrupt block");
-                    return Err(ErrorCode::CorruptBlock);
+                    let Asked::Render(_, form) = asked else {
+                        return Err(ErrorCode::CorruptBlock);
+                    };
+                    if version != LATEST {
+                        return Err(ErrorCode::CorruptBlock);
+                    }
+                    // A reply of its own can say more than a code.
+                    reply::append_corrupt(&fault, form, out);
+                    return Ok(false);
                 }
                 Ok(entry) => {
                     let (log_time, now) = (core.applier.log_time(), core.now());

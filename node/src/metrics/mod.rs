@@ -77,6 +77,8 @@ counters! {
     ReadsFromGrid Counter "reads_from_grid_total" "Key look-ups that waited for the grid.";
     RefusedNoSpace Counter "refused_no_space_total"
         "Writes refused before they were given an op: the grid is nearly full.";
+    Corrupt Counter "corrupt_operations_total"
+        "Operations and reads that failed because they need a corrupt block.";
     WritesWaited Counter "writes_waited_total"
         "Writes that waited because the pipeline or the log budget was full.";
     Prepares Counter "prepares_total" "Prepares closed and written to the journal.";

@@ -226,7 +226,7 @@ fn admits(admission: Admission, request: &RequestView<'_>) -> bool {
 }
 
 /// Answers every operation of a request that will not be done.
-fn refuse(core: &Core, request: &RequestView<'_>, code: ErrorCode) {
+pub(crate) fn refuse(core: &Core, request: &RequestView<'_>, code: ErrorCode) {
     for index in 0..request.operation_count() {
         core.deliver(request.tag(), index, &Outcome::failed(code));
     }

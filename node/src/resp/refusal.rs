@@ -210,7 +210,8 @@ pub(super) fn text(code: ErrorCode) -> Option<&'static str> {
         }
         ErrorCode::NotPrimary => "TRYAGAIN not_primary: the cluster is choosing a primary",
         ErrorCode::CorruptBlock => {
-            "ERR corrupt_block: stored data is damaged and could not be repaired; see the log"
+            "ERR corrupt_block: stored data is damaged and could not be repaired; nothing was \
+             changed; the log names shard, table and block"
         }
         ErrorCode::SnapshotTooOld => {
             "TRYAGAIN snapshot_too_old: the versions to be read were dropped meanwhile"

@@ -5,6 +5,7 @@
 //! SET with NX answers null where SETNX answers 0. A shape is one byte that the connection keeps
 //! with its request while that is on its way.
 
+use lsm::lookup::CorruptRead;
 use wire::{ErrorCode, Outcome, Value};
 
 use super::encode::Encoder;
@@ -107,6 +108,18 @@ impl Shape {
 
 fn is_yes(result: Result<Value<'_>, ErrorCode>) -> bool {
     matches!(result, Ok(Value::Ok | Value::Bool(true)))
+}
+
+/// Appends the reply to a read of one key that stands in a corrupt block: where that is.
+pub fn append_corrupt(fault: &CorruptRead, form: Form, out: &mut Vec<u8>) {
+    let CorruptRead { shard, tree, level, table, block, .. } = fault;
+    let text = format!(
+        "ERR corrupt_block: shard {shard}, tree {tree:?}, level {level}, table {table}: \
+         block {block} is damaged and could not be repaired"
+    );
+    if !form.muted {
+        Encoder::new(out, form.protocol).error(&text);
+    }
 }
 
 /// Appends the reply to a read or another command without a shape that failed.

@@ -25,6 +25,13 @@
 //! prepare may have written the key meanwhile, and memory is always newer. What was fetched is
 //! bounded in bytes and freed with its operation, so a prepare of many small operations on large
 //! values costs no more memory than one of few.
+//!
+//! *Corrupt blocks.* With one replica an entry may be unreadable for good. The operation that needs
+//! it changes nothing and answers `corrupt_block`; an all-or-none request is refused as a whole.
+//! The place is condemned, here and in the checkpoints that follow, so that what an operation could
+//! not know nobody learns later: see [`lsm::grid`]. A replay does the same. What was acknowledged
+//! before the crash and cannot be done again then stays unreadable, by name, instead of going back
+//! to what it was.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -32,17 +39,19 @@ use std::collections::VecDeque;
 use ioring::Frozen;
 use ioring::sync::Event;
 use lsm::bar::Step;
-use lsm::lookup::{OwnedEntry, Read, Want};
+use lsm::forest::TooManyCondemned;
+use lsm::lookup::{CorruptRead, OwnedEntry, Read, Want};
 use vsr::journal::BODY_OFFSET;
 use wire::message::{Prepare, Purpose};
 use wire::operation::Opcode;
 use wire::{
-    ClientTag, Header, Op, OperationView, Outcome, RequestView, Requests, Timestamp, Version,
+    ClientTag, ErrorCode, Header, Op, OperationView, Outcome, RequestView, Requests, Timestamp,
+    Version,
 };
 
 use super::keeper::{self, Rest};
 use super::{LATEST, Looked, Shards};
-use crate::machine::{self, Budget, Context, Entry, Needs, Scratch, Verdict};
+use crate::machine::{self, Budget, Context, Entry, Needs, Scratch, Verdict, Vote};
 
 /// Look-ups that a prepare asks for at once. What is missing beyond that it asks for when it gets
 /// there.
@@ -124,12 +133,17 @@ pub enum Progress {
 /// An entry that was fetched for the prepare at the front.
 struct Fetched {
     operation: u32,
-    entry: Option<OwnedEntry>,
+    entry: Result<Option<OwnedEntry>, Unreadable>,
 }
+
+/// The entry stands in a corrupt block.
+#[derive(Debug, Clone, Copy)]
+struct Unreadable;
 
 impl Fetched {
     fn bytes(&self) -> usize {
-        self.entry.as_ref().map_or(0, |entry| entry.value.capacity())
+        let entry = self.entry.as_ref().ok().and_then(Option::as_ref);
+        entry.map_or(0, |entry| entry.value.capacity())
     }
 }
 
@@ -384,7 +398,19 @@ impl Applier {
 
     /// Takes what was fetched for the prepare at the front.
     pub fn fetched(&self, operation: u32, entry: Option<OwnedEntry>) {
-        self.state.borrow_mut().front.keep(Fetched { operation, entry });
+        self.state.borrow_mut().front.keep(Fetched { operation, entry: Ok(entry) });
+    }
+
+    /// What was to be fetched for an operation of the prepare at the front cannot be read.
+    ///
+    /// # Errors
+    /// Too much is unreadable to go on.
+    pub fn unreadable(&self, operation: u32, fault: &CorruptRead) -> Result<(), TooManyCondemned> {
+        let state = &mut *self.state.borrow_mut();
+        let shard = state.shards.iter_mut().find(|shard| shard.id().0 == fault.shard);
+        shard.expect("the look-up was on a shard of this core").condemn(fault.offset)?;
+        state.front.keep(Fetched { operation, entry: Err(Unreadable) });
+        Ok(())
     }
 }
 
@@ -492,7 +518,12 @@ impl State {
         outcome: impl FnOnce(&Outcome<'_>),
     ) -> Result<(), Missing> {
         let Some(index) = self.shards.index(operation.slot) else { return Ok(()) };
-        let kept = self.current(index, operation, number)?;
+        let Ok(kept) = self.current(index, operation, number)? else {
+            let decided = matches!(context.verdict, Verdict::Own | Verdict::Fails(_));
+            assert!(decided, "a request is not voted for without the entry");
+            outcome(&Outcome::failed(ErrorCode::CorruptBlock));
+            return Ok(());
+        };
         let current = kept.map(|kept| kept.entry(&self.value));
         let budget = &mut self.front.budgets[index];
         let (effect, done) =
@@ -503,30 +534,31 @@ impl State {
         Ok(())
     }
 
-    /// The entry that an operation is evaluated with. Leaves its encoded key and value in scratch.
+    /// The entry that an operation is evaluated with, if it can be read. Leaves its encoded key and
+    /// value in scratch.
     #[inline]
     fn current(
         &mut self,
         index: usize,
         operation: &OperationView<'_>,
         number: u32,
-    ) -> Result<Option<Kept>, Missing> {
+    ) -> Result<Result<Option<Kept>, Unreadable>, Missing> {
         let shard = &self.shards.shards[index];
         shard.encode_key(operation.table, operation.key, &mut self.key);
         let needs = machine::needs(operation);
         if needs == Needs::Nothing {
-            return Ok(None);
+            return Ok(Ok(None));
         }
         let value = &mut self.value;
         let keep = |entry: Option<Entry<'_>>| entry.map(|entry| Kept::new(&entry, value));
         let read = match shard.look(&self.key, LATEST, want(operation, needs), keep) {
-            Looked::Known(current) => return Ok(current),
+            Looked::Known(current) => return Ok(Ok(current)),
             Looked::NeedsRead(read) => read,
         };
         match self.front.fetched(number) {
             Some(fetched) => {
-                let entry = fetched.entry.as_ref();
-                Ok(entry.map(|entry| Kept::of_owned(entry, &mut self.value)))
+                let kept = |entry: &OwnedEntry| Kept::of_owned(entry, &mut self.value);
+                Ok(fetched.entry.as_ref().map_err(|fault| *fault).map(|e| e.as_ref().map(kept)))
             }
             None => Err(Missing { operation: number, read }),
         }
@@ -540,7 +572,10 @@ impl State {
         for (offset, operation) in request.operations().enumerate() {
             let number = cursor.operation + offset as u32;
             let Some(index) = self.shards.index(operation.slot) else { continue };
-            let kept = self.current(index, &operation, number)?;
+            let Ok(kept) = self.current(index, &operation, number)? else {
+                verdict = Vote::Refused(ErrorCode::CorruptBlock).count_into(verdict);
+                continue;
+            };
             let current = kept.map(|kept| kept.entry(&self.value));
             let context = Context {
                 timestamp: cursor.timestamp,
@@ -574,6 +609,15 @@ impl State {
             }
         }
         missing
+    }
+}
+
+/// What an operation on a key needs to have read; none if nothing.
+pub(crate) fn wanted(operation: &OperationView<'_>) -> Option<Want> {
+    match machine::needs(operation) {
+        _ if !operation.opcode.has_key() => None,
+        Needs::Nothing => None,
+        needs => Some(want(operation, needs)),
     }
 }
 
@@ -618,7 +662,7 @@ mod tests {
     fn fetched(operation: u32, size: usize) -> Fetched {
         let value = vec![0; size];
         let entry = OwnedEntry { version: 1, deadline: 0, value_len: size as u64, value };
-        Fetched { operation, entry: Some(entry) }
+        Fetched { operation, entry: Ok(Some(entry)) }
     }
 
     #[test]

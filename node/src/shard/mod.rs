@@ -8,17 +8,18 @@
 //! generation and the escaped key → encoded key ([`lsm::key`]). FLUSHALL raises the generation, so
 //! every key written before is unreachable at once, and compaction drops it when it gets there.
 //!
-//! What is not in trees (generations) goes into each checkpoint as a few opaque bytes and comes
-//! back when the shard is opened ([`Generations::encode`]), to the forest too: after a restart
-//! compaction drops what it would have dropped without.
+//! What is not in trees (generations, places that are not read again) goes into each checkpoint as
+//! a few opaque bytes and comes back when the shard is opened ([`extra`]), to the forest too: after
+//! a restart compaction drops what it would have dropped without.
 
 pub mod apply;
+pub mod extra;
 pub mod keeper;
 pub mod open;
 
 use lsm::bar::BarEnd;
 use lsm::checkpoint::Checkpoint;
-use lsm::forest::{BarError, Forest};
+use lsm::forest::{BarError, Forest, TooManyCondemned};
 use lsm::key::{self, Prefix};
 use lsm::lookup::{Lookup, Read, Want};
 use lsm::tree::Tree;
@@ -45,14 +46,6 @@ struct Flushed {
     version: Version,
 }
 
-/// Bytes that are no list of generations.
-#[derive(Debug, thiserror::Error)]
-#[error("the checkpoint's {actual} bytes of generations are malformed")]
-pub struct GenerationsError {
-    /// How many bytes there are.
-    pub actual: usize,
-}
-
 impl Generations {
     /// The table's generation.
     #[inline]
@@ -67,40 +60,6 @@ impl Generations {
             Some(last) => (last.generation, last.version) = (last.generation + 1, version),
             None => self.0.push(Flushed { table, generation: 1, version }),
         }
-    }
-
-    /// As a checkpoint keeps them: table and generation in four bytes each and the version in
-    /// eight, little-endian.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let one = |last: &Flushed| {
-            let mut bytes = [0; 16];
-            bytes[0..4].copy_from_slice(&last.table.0.to_le_bytes());
-            bytes[4..8].copy_from_slice(&last.generation.to_le_bytes());
-            bytes[8..16].copy_from_slice(&last.version.0.to_le_bytes());
-            bytes
-        };
-        self.0.iter().flat_map(one).collect()
-    }
-
-    /// Out of a checkpoint.
-    ///
-    /// # Errors
-    /// If the bytes are not such a list.
-    pub fn decode(bytes: &[u8]) -> Result<Generations, GenerationsError> {
-        let (all, rest) = bytes.as_chunks::<16>();
-        if !rest.is_empty() {
-            return Err(GenerationsError { actual: bytes.len() });
-        }
-        let one = |bytes: &[u8; 16]| {
-            let [t0, t1, t2, t3, g0, g1, g2, g3, version @ ..] = *bytes;
-            Flushed {
-                table: TableId(u32::from_le_bytes([t0, t1, t2, t3])),
-                generation: u32::from_le_bytes([g0, g1, g2, g3]),
-                version: Version(u64::from_le_bytes(version)),
-            }
-        };
-        Ok(Generations(all.iter().map(one).collect()))
     }
 }
 
@@ -150,6 +109,15 @@ impl Shard {
         &self.generations
     }
 
+    /// Fails all further reads of a place in the grid: an operation of the log could not be done
+    /// without what stands there.
+    ///
+    /// # Errors
+    /// Too much is unreadable.
+    pub fn condemn(&mut self, offset: u64) -> Result<(), TooManyCondemned> {
+        self.forest.condemn(offset)
+    }
+
     /// Empties a table.
     pub fn flush(&mut self, table: TableId, version: Version) {
         self.generations.raise(table, version);
@@ -159,7 +127,8 @@ impl Shard {
     /// Ends the bar; what a checkpoint keeps beside the trees is as of the end of the bar before,
     /// like the trees.
     fn end_bar(&mut self, end: &BarEnd) -> Result<Option<Checkpoint>, BarError> {
-        let checkpoint = self.forest.bar_end(end, &self.generations_bar.encode())?;
+        let extra = extra::encode(&self.generations_bar, &self.forest.condemned());
+        let checkpoint = self.forest.bar_end(end, &extra)?;
         self.generations_bar.clone_from(&self.generations);
         Ok(checkpoint)
     }

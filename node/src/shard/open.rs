@@ -16,7 +16,8 @@ use vsr::journal;
 use vsr::superblock::State;
 use wire::{RootReference, ShardId};
 
-use super::{Generations, GenerationsError, Shard};
+use super::Shard;
+use super::extra::{self, ExtraError};
 use crate::replica::weight::Scale;
 
 /// Why a shard's storage cannot be opened.
@@ -35,11 +36,11 @@ pub enum OpenError {
     },
     /// What the checkpoint keeps beside the trees.
     #[error("shard {shard}: {source}")]
-    Generations {
+    Extra {
         /// The shard.
         shard: ShardId,
         /// Why.
-        source: GenerationsError,
+        source: ExtraError,
     },
 }
 
@@ -122,9 +123,13 @@ pub async fn open(
     let options =
         Options { memtable_bytes_max: bar_limits(&state.configuration).memtable_bytes_max };
     let opened = Forest::open(grid, root.as_ref(), options).await;
-    let (forest, extra) = opened.map_err(|source| OpenError::Checkpoint { shard, source })?;
-    let generations =
-        Generations::decode(&extra).map_err(|source| OpenError::Generations { shard, source })?;
+    let (mut forest, extra) = opened.map_err(|source| OpenError::Checkpoint { shard, source })?;
+    let (generations, condemned) =
+        extra::decode(&extra).map_err(|source| OpenError::Extra { shard, source })?;
+    for offset in condemned {
+        let taken = forest.condemn(offset);
+        assert!(taken.is_ok(), "a checkpoint keeps no more places than there may be");
+    }
     Ok(Shard::new(shard, forest, generations))
 }
 

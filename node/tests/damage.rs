@@ -1,0 +1,357 @@
+//! A node in the simulator on a grid with a corrupt block, as its only replica: what needs the
+//! block fails by name, everything else goes on, in a replay and after a restart too, and what was
+//! acknowledged is never silently taken back.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use ioring::sim::config::Config as SimConfig;
+use ioring::sim::world::{Crash, NodeId, World};
+use ioring::{Direct, Stream, lane};
+use node::config::{Config, Layers};
+use node::connection;
+use node::core::clients::OpenCount;
+use node::server::{self, Options, Part};
+use node::status::PhaseCell;
+use vsr::format::{Configuration, FormatOptions};
+use wire::{ClusterId, ReplicaId};
+
+const DIR: &str = "/data";
+const PORT: u16 = 6400;
+/// Keys, each with a number.
+const KEYS: usize = 1200;
+/// Keys that are asked for at once.
+const BATCH: usize = 40;
+/// Type of a value block, and where it stands in a block's header.
+const VALUE_BLOCK: u8 = 2;
+const TYPE_OFFSET: usize = 72;
+/// What damage looks like.
+const ROT: u8 = 0xA5;
+
+fn configuration() -> Configuration {
+    Configuration {
+        journal_segment_size: 256 << 10,
+        journal_segment_count: 10,
+        grid_size_max: 1 << 30,
+        memtable_size: 8 << 10,
+        ..Configuration::test_min()
+    }
+}
+
+async fn format() {
+    let options = FormatOptions {
+        shift_sectors_max: 4,
+        ..FormatOptions::new(ClusterId(7), ReplicaId(0), configuration())
+    };
+    server::format_here(Path::new(DIR), &options, |_, _| ())
+        .await
+        .expect("an empty directory is formatted");
+}
+
+fn part(address: SocketAddr) -> Part {
+    let mut layers = Layers::default();
+    layers.set_flag("resp", address.to_string());
+    layers.set_flag("insecure", "yes");
+    layers.set_flag("cache", "256KiB");
+    let (_ask, questions) = lane(1);
+    Part {
+        options: Options {
+            dir: DIR.into(),
+            config: Config::new(&layers).expect("the settings are valid"),
+            direct: Direct::Required,
+            connections: connection::Limits::default(),
+        },
+        http: "127.0.0.1:1".parse().expect("this is an address"),
+        questions,
+        phase: PhaseCell::default(),
+        identity: Arc::new(OnceLock::new()),
+        open: OpenCount::default(),
+        serving: Box::new(|_| ()),
+    }
+}
+
+fn key(number: usize) -> String {
+    format!("k{number:05}")
+}
+
+fn request(words: &[impl AsRef<str>]) -> Vec<u8> {
+    let mut out = format!("*{}\r\n", words.len());
+    for word in words {
+        let word = word.as_ref();
+        out += &format!("${}\r\n{word}\r\n", word.len());
+    }
+    out.into_bytes()
+}
+
+/// Sends requests that are answered with one line, or a bulk of one line; gives the answers.
+async fn ask(stream: &Stream, requests: &[Vec<String>]) -> Vec<String> {
+    let bytes: Vec<u8> = requests.iter().flat_map(|words| request(words)).collect();
+    let (sent, _) = stream.send(bytes).await;
+    sent.expect("the node takes requests");
+    let mut text = String::new();
+    loop {
+        let mut lines = text.split_inclusive("\r\n").filter(|line| line.ends_with("\r\n"));
+        let mut answers = Vec::new();
+        while let Some(line) = lines.next() {
+            let bulk = line.starts_with('$') && line != "$-1\r\n";
+            let Some(answer) = (if bulk { lines.next() } else { Some(line) }) else { break };
+            answers.push(answer.trim_end().to_owned());
+        }
+        if answers.len() == requests.len() {
+            return answers;
+        }
+        let received = ioring::timeout(Duration::from_secs(60), stream.recv()).await;
+        let received = received.expect("in time").expect("the node answers");
+        assert!(!received.is_empty(), "the node serves");
+        text += std::str::from_utf8(&received).expect("replies are text");
+    }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// Asks the same of every key.
+async fn ask_all(stream: &Stream, command: &str, rest: &[&str]) -> Vec<String> {
+    let mut answers = Vec::new();
+    for first in (0..KEYS).step_by(BATCH) {
+        let of = |number| [&words(&[command, &key(number)])[..], &words(rest)].concat();
+        let batch: Vec<_> = (first..first + BATCH).map(of).collect();
+        answers.extend(ask(stream, &batch).await);
+    }
+    answers
+}
+
+async fn one(stream: &Stream, request: &[&str]) -> String {
+    ask(stream, &[words(request)]).await.remove(0)
+}
+
+/// Connects to a node that serves.
+async fn connect(address: SocketAddr) -> Stream {
+    loop {
+        if let Ok(stream) = Stream::connect(address).await
+            && one(&stream, &["GET", "none"]).await == "$-1"
+        {
+            return stream;
+        }
+        ioring::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Keys whose answer is that a block is corrupt.
+fn corrupt(answers: &[String]) -> BTreeSet<usize> {
+    let corrupt = |answer: &String| answer.starts_with("-ERR corrupt_block");
+    (0..answers.len()).filter(|&key| corrupt(&answers[key])).collect()
+}
+
+/// A node that lives and dies on one disk.
+struct Lives {
+    world: World,
+    server: NodeId,
+    client: NodeId,
+    /// What damaged blocks held: file, offset, bytes.
+    healthy: Vec<(String, u64, Vec<u8>)>,
+}
+
+impl Lives {
+    fn new() -> Lives {
+        let mut world = World::new(3, SimConfig::default());
+        let (server, client) = (world.add_node("server"), world.add_node("client"));
+        world.run(server, format).expect("formatting ends");
+        Lives { world, server, client, healthy: Vec::new() }
+    }
+
+    fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.world.address(self.server), PORT)
+    }
+
+    fn start(&mut self) {
+        self.world.start(self.server, vec![part(self.address())], |part| async move {
+            server::serve(part).await.expect("the node starts");
+        });
+    }
+
+    /// Runs what a client does.
+    fn run<F, R>(&mut self, client: impl FnOnce(Stream) -> F + 'static) -> R
+    where
+        F: Future<Output = R> + 'static,
+        R: 'static,
+    {
+        let address = self.address();
+        let run = move || async move { client(connect(address).await).await };
+        self.world.run(self.client, run).expect("the client is done")
+    }
+
+    fn kill(&mut self) {
+        self.world.crash(self.server, Crash::Process);
+    }
+
+    /// Starts the node, runs what a client does, and kills the node.
+    fn life<F, R>(&mut self, client: impl FnOnce(Stream) -> F + 'static) -> R
+    where
+        F: Future<Output = R> + 'static,
+        R: 'static,
+    {
+        self.start();
+        let result = self.run(client);
+        self.kill();
+        result
+    }
+
+    /// Damages every value block of the first shard's grid.
+    fn damage(&mut self) {
+        let size = configuration().block_size as usize;
+        let file = format!("{DIR}/shard-0000.grid");
+        let disk = &mut *self.world.disk(self.server);
+        let contents = disk.contents(Path::new(&file)).expect("there is a grid");
+        let blocks = contents.chunks(size).enumerate().skip(1);
+        for (number, block) in blocks.filter(|(_, block)| block[TYPE_OFFSET] == VALUE_BLOCK) {
+            let offset = (number * size) as u64;
+            self.healthy.push((file.clone(), offset, block.to_vec()));
+            disk.overwrite(Path::new(&file), offset + 256, &vec![ROT; size - 256]).unwrap();
+        }
+        assert!(!self.healthy.is_empty(), "nothing is in tables");
+    }
+
+    /// Undoes it: a device that has recovered.
+    fn heal(&mut self) {
+        let disk = &mut *self.world.disk(self.server);
+        for (file, offset, bytes) in self.healthy.drain(..) {
+            let contents = disk.contents(Path::new(&file)).expect("there is a grid");
+            if contents[offset as usize + 256] != ROT {
+                // It was released and written anew.
+                continue;
+            }
+            disk.overwrite(Path::new(&file), offset, &bytes).unwrap();
+        }
+    }
+}
+
+/// Gives every key its number, and has that checkpointed.
+async fn fill(stream: Stream) {
+    for first in (0..KEYS).step_by(BATCH) {
+        let set = |number| words(&["SET", &key(number), &number.to_string()]);
+        let batch: Vec<_> = (first..first + BATCH).map(set).collect();
+        assert!(ask(&stream, &batch).await.iter().all(|answer| answer == "+OK"));
+    }
+    write_on(&stream).await;
+}
+
+/// Writes so much that several checkpoints are taken.
+async fn write_on(stream: &Stream) {
+    let value = "x".repeat(300);
+    for first in (0..600).step_by(BATCH) {
+        let set = |number: usize| words(&["SET", &format!("other{number}"), &value]);
+        let batch: Vec<_> = (first..first + BATCH).map(set).collect();
+        assert!(ask(stream, &batch).await.iter().all(|answer| answer == "+OK"));
+    }
+}
+
+/// What a read must find: the number raised by `by`, unless the key is among the unreadable.
+fn assert_raised(answers: &[String], unreadable: &BTreeSet<usize>, by: usize) {
+    for (key, answer) in answers.iter().enumerate() {
+        if !unreadable.contains(&key) {
+            assert_eq!(answer.trim_start_matches(':'), (key + by).to_string(), "key {key}");
+        }
+    }
+}
+
+#[test]
+fn an_operation_that_needs_a_corrupt_block_changes_nothing_and_all_others_are_done() {
+    let mut lives = Lives::new();
+    lives.life(fill);
+    lives.damage();
+    let bad = lives.life(|stream| async move {
+        let read = ask_all(&stream, "GET", &[]).await;
+        assert_raised(&read, &corrupt(&read), 0);
+        let answer = &read[*corrupt(&read).first().expect("something is damaged")];
+        assert!(answer.contains("shard 0, tree Objects, level "), "{answer}");
+        corrupt(&read)
+    });
+    assert!(bad.len() <= KEYS / 2, "{} keys, and the other shard is whole", bad.len());
+    let (first, second) = (*bad.first().unwrap(), *bad.last().unwrap());
+    let known = bad.clone();
+    // Damaged while the node runs, which does not know: an op is given, and does nothing.
+    lives.heal();
+    lives.start();
+    lives.run(|_| ioring::sleep(Duration::from_secs(2)));
+    lives.damage();
+    lives.run(move |stream| async move {
+        let both = ["MSETNX", "fresh", "1", &key(first), "1"];
+        assert!(one(&stream, &both).await.starts_with("-ERR corrupt_block"));
+        assert_eq!(one(&stream, &["GET", "fresh"]).await, "$-1");
+        let raised = ask_all(&stream, "INCR", &[]).await;
+        assert_eq!(corrupt(&raised), known);
+        assert_raised(&raised, &known, 1);
+        for command in ["APPEND", "PEXPIREAT", "GETSET", "SETNX"] {
+            let answer = one(&stream, &[command, &key(first), "1"]).await;
+            assert!(answer.starts_with("-ERR corrupt_block"), "{command}: {answer}");
+        }
+        // A value that needs nothing of the old one is written, and then known.
+        assert_eq!(one(&stream, &["SET", &key(second), "5"]).await, "+OK");
+        assert_eq!(one(&stream, &["INCR", &key(second)]).await, ":6");
+    });
+    lives.kill();
+    // All of this is replayed.
+    lives.life(move |stream| async move {
+        let read = ask_all(&stream, "GET", &[]).await;
+        let mut unreadable = bad.clone();
+        unreadable.remove(&second);
+        assert_eq!(corrupt(&read), unreadable);
+        assert_eq!(read[second], "6");
+        assert_raised(&read, &bad, 1);
+        write_on(&stream).await;
+    });
+}
+
+#[test]
+fn what_a_replay_cannot_do_again_is_not_read_as_it_was_before() {
+    let mut lives = Lives::new();
+    lives.life(fill);
+    lives.life(|stream| async move {
+        assert_raised(&ask_all(&stream, "INCR", &[]).await, &BTreeSet::new(), 1);
+    });
+    // Acknowledged; now the block goes bad, for as long as a replay and some checkpoints take.
+    lives.damage();
+    let bad = lives.life(|stream| async move {
+        let read = ask_all(&stream, "GET", &[]).await;
+        assert_raised(&read, &corrupt(&read), 1);
+        write_on(&stream).await;
+        corrupt(&read)
+    });
+    assert!(!bad.is_empty(), "nothing was in the damaged blocks");
+    lives.heal();
+    lives.life(move |stream| async move {
+        let read = ask_all(&stream, "GET", &[]).await;
+        assert_raised(&read, &corrupt(&read), 1);
+        assert!(corrupt(&read).is_subset(&bad));
+    });
+}
+
+#[test]
+fn once_damage_is_known_a_write_that_needs_it_is_not_given_an_op() {
+    let mut lives = Lives::new();
+    lives.life(fill);
+    lives.damage();
+    let bad = lives.life(|stream| async move {
+        let bad = corrupt(&ask_all(&stream, "GET", &[]).await);
+        for _ in 0..3 {
+            assert_eq!(corrupt(&ask_all(&stream, "INCR", &[]).await), bad);
+        }
+        assert!(!bad.is_empty(), "nothing was in the damaged blocks");
+        bad
+    });
+    // A crash before the next checkpoint, and a device that has recovered: what was refused stays
+    // not done.
+    lives.heal();
+    lives.life(move |stream| async move {
+        let read = ask_all(&stream, "GET", &[]).await;
+        assert_raised(&read, &bad, 3);
+        for key in bad {
+            assert_eq!(read[key], key.to_string(), "a refused increment was done");
+        }
+    });
+}
