@@ -24,6 +24,7 @@ use std::task::{Poll, Waker};
 
 use io_uring::{cqueue, opcode, squeue, types};
 
+use super::durable::{DurableWrites, LOT};
 use super::message::Messages;
 use super::provided::Provided;
 use super::registered::Registered;
@@ -49,6 +50,14 @@ enum Kind {
     Socket = 2,
     Bell = 3,
     Cancel = 4,
+    DurableWrite = 5,
+}
+
+fn kind_of(operation: &Operation) -> Kind {
+    match operation {
+        Operation::Write { durable: true, .. } => Kind::DurableWrite,
+        _ => Kind::Operation,
+    }
 }
 
 fn user_data(kind: Kind, slot: u32, generation: u32) -> u64 {
@@ -63,6 +72,7 @@ pub(super) struct UringDriver {
     provided: Rc<Provided>,
     messages: RefCell<Messages>,
     registered: RefCell<Registered>,
+    durable: DurableWrites,
     bell: Cell<i32>,
     /// Where the kernel writes the event counter; boxed, so that it stays where it is.
     bell_count: Box<Cell<u64>>,
@@ -83,6 +93,7 @@ impl UringDriver {
             sockets: RefCell::new(Sockets::new(multishot_receive)),
             provided: Rc::new(provided),
             messages: RefCell::default(),
+            durable: DurableWrites::default(),
             bell: Cell::new(-1),
             bell_count: Box::new(Cell::new(0)),
             reaped: RefCell::new(Vec::with_capacity(REAP_MAX)),
@@ -144,13 +155,25 @@ impl UringDriver {
     pub(super) fn flush(&self) {
         let mut ring = self.ring.borrow_mut();
         if ring.needs_enter() {
-            ring.flush().unwrap_or_else(|error| ring_failed(&error));
+            let lot = if self.durable.any() { LOT } else { u32::MAX };
+            ring.flush(lot).unwrap_or_else(|error| ring_failed(&error));
         }
     }
 
     /// Hands queued requests to the kernel and sleeps until something completes.
     pub(super) fn wait(&self, limit: Option<std::time::Duration>) -> Woken {
-        self.ring.borrow_mut().wait(limit).unwrap_or_else(|error| ring_failed(&error))
+        let mut ring = self.ring.borrow_mut();
+        let woken = if self.durable.any() && ring.queued() > LOT {
+            ring.flush(LOT).map(|()| Woken::Completions)
+        } else {
+            ring.wait(limit)
+        };
+        woken.unwrap_or_else(|error| ring_failed(&error))
+    }
+
+    /// Until when it pays to look for completions instead of sleeping.
+    pub(super) fn look_until(&self) -> Option<Instant> {
+        self.durable.look_until()
     }
 
     pub(super) fn has_completions(&self) -> bool {
@@ -181,6 +204,10 @@ impl UringDriver {
         match (data >> 60) as u8 {
             kind if kind == Kind::Operation as u8 => {
                 self.messages.borrow_mut().give_back(slot);
+                core.complete(Token { slot, generation }, completion.result());
+            }
+            kind if kind == Kind::DurableWrite as u8 => {
+                self.durable.on_complete(clock::system_now());
                 core.complete(Token { slot, generation }, completion.result());
             }
             kind if kind == Kind::Socket as u8 => {
@@ -364,10 +391,17 @@ impl Driver for UringDriver {
 
     fn submit(&self, token: Token, operation: &Operation) {
         let entry = self.entry(token, operation);
-        self.push(&entry.user_data(user_data(Kind::Operation, token.slot, token.generation)));
+        let kind = kind_of(operation);
+        self.push(&entry.user_data(user_data(kind, token.slot, token.generation)));
+        if kind == Kind::DurableWrite {
+            self.durable.on_submit(clock::system_now());
+            let handed_over = self.ring.borrow_mut().flush(u32::MAX);
+            handed_over.unwrap_or_else(|error| ring_failed(&error));
+        }
     }
 
     fn cancel(&self, token: Token) {
+        // A durable write has another name and is not found: it ends by itself.
         self.cancel_named(user_data(Kind::Operation, token.slot, token.generation));
     }
 

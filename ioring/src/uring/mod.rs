@@ -9,11 +9,15 @@
 //!    bell;
 //! 4. deliver completions.
 //!
+//! While a durable write is in flight, whose completion clients wait for, a core hands over and
+//! waits a little differently (`durable`).
+//!
 //! A core without work sleeps in its ring, without ticks: it uses no processor time. Whether it
 //! looks for completions for a while before it sleeps is configuration ([`Idle`]).
 
 mod disk;
 mod driver;
+mod durable;
 mod message;
 mod probe;
 mod provided;

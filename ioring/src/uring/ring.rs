@@ -180,7 +180,7 @@ impl Ring {
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
                 return Ok(());
             }
-            self.flush()?;
+            self.flush(u32::MAX)?;
         }
     }
 
@@ -199,10 +199,19 @@ impl Ring {
         submission.taskrun() || submission.cq_overflow()
     }
 
-    /// Hands all requests to the kernel and processes what has completed, without waiting.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
+    /// Requests that the kernel does not have yet.
+    pub(super) fn queued(&mut self) -> u32 {
+        self.ring.submission().len() as u32
+    }
+
+    /// Hands requests to the kernel, the oldest `most`, and processes what has completed, without
+    /// waiting.
+    pub(super) fn flush(&mut self, most: u32) -> io::Result<()> {
         self.enters += 1;
-        match self.ring.submitter().submit_and_wait(0) {
+        let count = self.queued().min(most);
+        // SAFETY: there is no argument that would have to be valid.
+        let entered = unsafe { self.ring.submitter().enter::<()>(count, 0, GET_EVENTS, None) };
+        match entered {
             Ok(submitted) => self.submissions += submitted as u64,
             Err(error) if is_passing(&error) => {}
             Err(error) => return Err(error),
@@ -243,6 +252,9 @@ impl Ring {
         into.extend(self.ring.completion().take(room));
     }
 }
+
+/// Asks a call for completions that are ready (`IORING_ENTER_GETEVENTS`).
+const GET_EVENTS: u32 = 1;
 
 /// Interrupted by a signal, or the kernel wants completions taken first.
 fn is_passing(error: &io::Error) -> bool {
@@ -297,7 +309,7 @@ mod tests {
             // SAFETY: it points to nothing.
             unsafe { ring.push(&entry) }.unwrap();
         }
-        ring.flush().unwrap();
+        ring.flush(u32::MAX).unwrap();
         let mut entries = Vec::with_capacity(16);
         ring.reap(&mut entries);
         let numbers: Vec<_> = entries.iter().map(cqueue::Entry::user_data).collect();

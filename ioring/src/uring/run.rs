@@ -73,8 +73,7 @@ impl Loop {
         let spin = match self.idle {
             Idle::Sleep => Duration::ZERO,
             Idle::Spin(spin) => spin,
-            Idle::Adaptive if self.wait_expected < ADAPTIVE_SPIN_MAX => ADAPTIVE_SPIN_MAX,
-            Idle::Adaptive => Duration::ZERO,
+            Idle::Adaptive => self.adaptive_spin(now),
         };
         if !spin.is_zero() {
             self.driver.flush();
@@ -91,6 +90,12 @@ impl Loop {
             let waited = clock::system_now().since(now);
             self.wait_expected = (self.wait_expected * 7 + waited) / 8;
         }
+    }
+
+    fn adaptive_spin(&self, now: Instant) -> Duration {
+        let durable = self.driver.look_until().map_or(Duration::ZERO, |until| until.since(now));
+        let short = self.wait_expected < ADAPTIVE_SPIN_MAX;
+        durable.max(if short { ADAPTIVE_SPIN_MAX } else { Duration::ZERO })
     }
 
     /// Looks for completions and wake-ups until `end`; true if there are any.

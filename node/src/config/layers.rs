@@ -69,8 +69,9 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "idle",
-        default: "sleep",
-        help: "what an idle core does: sleep, or spin:200us (spin that long before it sleeps)",
+        default: "adaptive",
+        help: "what an idle core does: adaptive (sleeps, but looks for a durable write that is \
+               about to complete), sleep, or spin:200us (looks for work that long, then sleeps)",
     },
     Key {
         name: "log",

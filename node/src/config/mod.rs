@@ -20,6 +20,9 @@ use std::time::Duration;
 /// What a core does when nothing is runnable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Idle {
+    /// Look for what is about to complete where that is cheaper than sleeping: a durable write of a
+    /// quick device.
+    Adaptive,
     /// Sleep in the ring at once.
     Sleep,
     /// Poll for this long first: quicker wake-ups for a busy processor.
@@ -152,12 +155,13 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
 
 fn idle(text: &str) -> Result<Idle, String> {
     match text.split_once(':') {
+        None if text == "adaptive" => Ok(Idle::Adaptive),
         None if text == "sleep" => Ok(Idle::Sleep),
         Some(("spin", duration)) => {
             let duration = units::parse_duration(duration).map_err(|error| error.to_string())?;
             Ok(Idle::Spin(duration))
         }
-        _ => Err("must be sleep or spin:DURATION, as in spin:200us".to_owned()),
+        _ => Err("must be adaptive, sleep or spin:DURATION, as in spin:200us".to_owned()),
     }
 }
 
@@ -192,7 +196,7 @@ mod tests {
         assert_eq!(config.resp.port(), 6400);
         assert_eq!(config.http.port(), 7480);
         assert_eq!(config.cores, None);
-        assert_eq!(config.idle, Idle::Sleep);
+        assert_eq!(config.idle, Idle::Adaptive);
         assert!(config.lock_memory);
     }
 

@@ -13,9 +13,9 @@
 //!    is runnable now, so all connections that have something to say get into the same prepare;
 //!    then group commit decides.
 //! 3. A closed prepare goes to one of a fixed number of *writers*, as many as the pipeline is long.
-//!    A writer awaits the journal, reports the frame durable, gives out what is committed by that,
-//!    and closes the next prepare, all in one call: from completion to the connections' wake-ups
-//!    there is no task switch.
+//!    A writer awaits the journal, reports the frame durable and closes the next prepare, which
+//!    another writer hands to the disk before this one gives out what is committed: the disk works
+//!    while the shards apply and the connections answer.
 //! 4. A *commit* is given to the applier of this core, in op order.
 //!
 //! The journal decides when a write is durable, the replica in which order things happen, the
@@ -261,6 +261,10 @@ async fn write(core: &Core) {
         let commit = this.on_written(op, bytes);
         journal.note_commit(commit);
         drop(journal);
+        // The next prepare goes to the disk before this one is applied: the disk is what the next
+        // one waits for, and nobody waits for the order of these two.
+        this.turn(core);
+        ioring::yield_now().await;
         this.commit(core);
         this.turn(core);
         if this.waiting_for_room.get() > 0 {

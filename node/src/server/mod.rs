@@ -149,6 +149,7 @@ fn runtime_config(config: &Config) -> uring::Config {
     let pin = config.cores.is_some();
     let cpus = vec![config.cores.unwrap_or(0)];
     let idle = match config.idle {
+        Idle::Adaptive => uring::Idle::Adaptive,
         Idle::Sleep => uring::Idle::Sleep,
         Idle::Spin(duration) => uring::Idle::Spin(duration),
     };

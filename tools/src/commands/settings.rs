@@ -35,7 +35,8 @@ pub(crate) struct Settings {
     /// Keep the node's memory out of swap: yes or no
     #[arg(long, value_name = "WHETHER")]
     lock_memory: Option<String>,
-    /// What an idle core does: sleep, or spin:200us (spin that long before it sleeps)
+    /// What an idle core does: adaptive (sleeps, but looks for a durable write that is about to
+    /// complete), sleep, or spin:200us (looks for work that long before it sleeps)
     #[arg(long, value_name = "HOW")]
     idle: Option<String>,
     /// Least level logged: error, warn, info, debug, trace
