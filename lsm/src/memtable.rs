@@ -23,19 +23,19 @@
 //!    replica at the same op. It is an upper bound of the arena used (asserted on every put).
 //! 3. Versions of one key only grow; a reader asks for the newest one up to its snapshot, which
 //!    later writes cannot change.
-//! 4. No allocation after start. Memory is touched as entries arrive, so an idle shard stays small.
+//! 4. No allocation after start. Memory is touched as entries arrive, so an idle shard stays small;
+//!    it is mapped so that the kernel can back it with huge pages, as look-ups go all over it.
 
 mod arena;
 mod hash;
 mod ordered;
 mod record;
 
-use xxhash_rust::xxh3::xxh3_64;
-
 use self::arena::{Arena, NULL, Offset};
-use self::hash::{HashIndex, Probe};
+use self::hash::HashIndex;
 use self::ordered::{Ordered, Position};
 use crate::entry::EntryRef;
+use crate::filter;
 
 /// What an entry is accounted for beside its key and payload: its records, its share of the tree.
 pub const ENTRY_OVERHEAD: usize = record::BYTES_PER_ENTRY + ordered::BYTES_PER_KEY;
@@ -73,12 +73,13 @@ impl Memtable {
         key_len + payload_len + ENTRY_OVERHEAD
     }
 
-    /// Adds a version. The key's earlier versions are older: `entry.version` is above them.
+    /// Adds a version. The key's earlier versions are older: `entry.version` is above them. `hash`
+    /// is [`filter::hash`] of the key. Says whether the key had no version here before.
     ///
     /// # Panics
     ///
     /// When the memtable is full: the bar should have ended, with room to spare.
-    pub fn put(&mut self, entry: &EntryRef<'_>) {
+    pub fn put_hashed(&mut self, hash: u64, entry: &EntryRef<'_>) -> bool {
         let size = Memtable::entry_bytes(entry.key.len(), entry.payload.stored_len());
         assert!(
             self.bytes + size <= self.bytes_max,
@@ -86,29 +87,42 @@ impl Memtable {
             self.bytes,
             self.bytes_max
         );
-        let hash = xxh3_64(entry.key);
-        match self.probe(hash, entry.key) {
-            Probe::Found(key) => record::push_version(&mut self.arena, key, entry),
-            Probe::Vacant(slot) => {
+        let known = self.find(hash, entry.key);
+        match known {
+            Some(key) => record::push_version(&mut self.arena, key, entry),
+            None => {
                 let key = record::new_key(&mut self.arena, entry.key);
                 record::push_version(&mut self.arena, key, entry);
                 self.ordered.insert(&mut self.arena, key);
-                self.hash.fill(slot, hash, key);
+                self.hash.insert(hash, key);
             }
         }
         self.bytes += size;
         self.entries += 1;
         assert!(self.arena.used() <= self.bytes + ARENA_FIXED, "an entry took more than accounted");
+        known.is_none()
+    }
+
+    /// As [`Memtable::put_hashed`], for callers that have no hash.
+    pub fn put(&mut self, entry: &EntryRef<'_>) {
+        self.put_hashed(filter::hash(entry.key), entry);
     }
 
     /// The newest version of a key that is not above `version_max`; it may be a tombstone.
     #[inline]
     #[must_use]
     pub fn get(&self, key: &[u8], version_max: u64) -> Option<EntryRef<'_>> {
+        self.get_hashed(filter::hash(key), key, version_max)
+    }
+
+    /// The same, for callers that have [`filter::hash`] of the key already.
+    #[inline]
+    #[must_use]
+    pub fn get_hashed(&self, hash: u64, key: &[u8], version_max: u64) -> Option<EntryRef<'_>> {
         if self.entries == 0 {
             return None;
         }
-        let Probe::Found(key) = self.probe(xxh3_64(key), key) else { return None };
+        let key = self.find(hash, key)?;
         self.entry_at(key, record::newest_at(&self.arena, key, version_max))
     }
 
@@ -189,8 +203,8 @@ impl Memtable {
     }
 
     #[inline]
-    fn probe(&self, hash: u64, key: &[u8]) -> Probe {
-        self.hash.probe(hash, |record| record::key(&self.arena, record) == key)
+    fn find(&self, hash: u64, key: &[u8]) -> Option<Offset> {
+        self.hash.find(hash, |record| record::key(&self.arena, record) == key)
     }
 
     fn cursor(&self, position: Position) -> Cursor {

@@ -17,6 +17,7 @@
 //! Running out is a bug of the caller: the bar ends long before (the format asserts that the arena
 //! holds a memtable, two groups and one prepare's effects), so `allocate` asserts.
 
+use ioring::Buffer;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// A link inside an arena; 0 is null.
@@ -25,10 +26,11 @@ pub(super) type Offset = u32;
 /// The null link.
 pub(super) const NULL: Offset = 0;
 
-const ALIGN: usize = 8;
+/// Every offset is a multiple of this.
+pub(super) const ALIGN: usize = 8;
 
 pub(super) struct Arena {
-    bytes: Vec<u8>,
+    bytes: Buffer,
     used: usize,
 }
 
@@ -37,7 +39,7 @@ impl Arena {
     pub(super) fn new(capacity: usize) -> Arena {
         assert!(capacity <= u32::MAX as usize, "an arena is addressed by u32: {capacity}");
         assert!(capacity > ALIGN, "an arena holds at least the null offset");
-        Arena { bytes: vec![0; capacity], used: ALIGN }
+        Arena { bytes: Buffer::zeroed(capacity), used: ALIGN }
     }
 
     pub(super) fn used(&self) -> usize {
