@@ -2,7 +2,7 @@
 //!
 //! Memory is cut into *classes* of equal frames at start: one for pages of a slot, two for larger
 //! pages, and one for index blocks, whose share keeps them from being displaced by the pages they
-//! lead to. Each class evicts on its own.
+//! lead to. Each class evicts on its own. Rows have a cache of their own: [`crate::rows`].
 //!
 //! Eviction is S3-FIFO (Yang et al., "FIFO Queues are All You Need for Cache Eviction", SOSP
 //! 2023): what is new enters a small queue, a tenth of the class; what is asked for again while it
@@ -76,7 +76,7 @@ pub(crate) struct Cache {
 
 impl Cache {
     pub(crate) fn new(config: &Config) -> Cache {
-        let bytes = config.cache_bytes as usize;
+        let shares = config.cache_shares();
         let (page, block) = (config.page_size as usize, config.block_size as usize);
         // A page that takes one slot may begin behind the block's header: its read is one slot.
         let class = |name, size: usize, share| {
@@ -87,10 +87,10 @@ impl Cache {
             )
         };
         let classes = [
-            class("page cache", page, bytes / 2),
-            class("page cache, medium", 4 * page + SECTOR_SIZE, bytes / 8),
-            class("page cache, large", block, bytes / 8),
-            class("index cache", block, bytes / 4),
+            class("page cache", page, shares.pages),
+            class("page cache, medium", 4 * page + SECTOR_SIZE, shares.pages_medium),
+            class("page cache, large", block, shares.pages_large),
+            class("index cache", block, shares.indexes),
         ];
         Cache { classes, stats: CacheStats::default() }
     }

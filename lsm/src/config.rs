@@ -77,7 +77,7 @@ pub struct Config {
     // Host-local.
     /// Blocks by which the grid file grows.
     pub grid_extent_blocks: u64,
-    /// Bytes of the block cache, pages and index blocks together.
+    /// Bytes of the cache: rows, pages and index blocks together.
     pub cache_bytes: u64,
     /// Page and index reads in flight for requests.
     pub reads_foreground_max: u32,
@@ -85,6 +85,21 @@ pub struct Config {
     pub reads_background_max: u32,
     /// Block writes in flight.
     pub writes_max: u32,
+}
+
+/// How a shard's cache is divided, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheShares {
+    /// Copies of rows.
+    pub rows: usize,
+    /// Pages of a slot.
+    pub pages: usize,
+    /// Larger pages.
+    pub pages_medium: usize,
+    /// The largest ones.
+    pub pages_large: usize,
+    /// Index blocks.
+    pub indexes: usize,
 }
 
 /// A relation between settings that does not hold.
@@ -201,6 +216,20 @@ impl Config {
     #[must_use]
     pub fn compression_of(&self, level: Level) -> Compression {
         self.compression[level.0 as usize]
+    }
+
+    /// How the cache is divided. What is read one by one is worth keeping as rows: a page of which
+    /// one row is asked for takes the room of thirty.
+    #[must_use]
+    pub fn cache_shares(&self) -> CacheShares {
+        let sixteenth = self.cache_bytes as usize / 16;
+        CacheShares {
+            rows: 4 * sixteenth,
+            pages: 6 * sixteenth,
+            pages_medium: sixteenth,
+            pages_large: sixteenth,
+            indexes: 4 * sixteenth,
+        }
     }
 
     /// Checks every relation that the storage code relies on.

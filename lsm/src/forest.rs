@@ -7,7 +7,8 @@
 //! an await.
 //!
 //! **Reading.** A lookup is tried in memory first ([`Forest::get_cached`]) and hands the entry to a
-//! closure where it lies: nothing is copied or allocated. See [`crate::lookup`], [`crate::scan`].
+//! closure where it lies: nothing is copied or allocated. A key's hash is computed once and serves
+//! memtables, row cache and filters. See [`crate::rows`], [`crate::lookup`], [`crate::scan`].
 //! Every write carries a version, strictly increasing over the shard; a reader names the newest it
 //! wants to see. Below [`Forest::snapshot_min`] superseded versions may be gone.
 //!
@@ -33,7 +34,7 @@
 //! quarantined table may keep all of level 0 from being merged: before its runs become too many to
 //! read, [`Forest::is_stuck`] says that nothing more should be written.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::rc::Rc;
@@ -49,12 +50,14 @@ use crate::compaction::plan::{self, Setting};
 use crate::config::Config;
 use crate::entry::{DEADLINE_NONE, EntryRef, Payload};
 use crate::expiry::{self, Due, DueScan, DueStep};
+use crate::filter;
 use crate::grid::Grid;
 use crate::lookup;
 pub use crate::lookup::{CorruptRead, Lookup, LookupError, OwnedEntry, Read, Want};
 use crate::manifest::{Change, Manifest};
 use crate::manifest_log::ManifestLog;
 use crate::merge::Generations;
+use crate::rows::RowCache;
 use crate::scan::{self, Scan, ScanStep, View};
 use crate::table::TableInfo;
 use crate::tree::{Memtables, Tree};
@@ -177,6 +180,8 @@ pub struct Forest {
     options: Options,
     pub(crate) trees: Vec<TreeState>,
     pub(crate) manifest_log: ManifestLog,
+    /// Of the tree of objects.
+    rows: RefCell<RowCache>,
     running: Option<Running>,
     /// Bars ended since the open: what a reader began in one may be moved in a later one.
     epoch: Rc<Cell<u64>>,
@@ -248,6 +253,7 @@ impl Forest {
         Forest {
             grid: Rc::clone(grid),
             manifest_log: ManifestLog::new(&config),
+            rows: RefCell::new(RowCache::new(config.cache_shares().rows)),
             config,
             options,
             trees: trees.into(),
@@ -308,7 +314,11 @@ impl Forest {
     }
 
     fn write(&mut self, tree: Tree, entry: &EntryRef<'_>) {
-        self.trees[tree.index()].memtables.put(&self.config, entry);
+        let hash = filter::hash(entry.key);
+        let is_new = self.trees[tree.index()].memtables.put(&self.config, hash, entry);
+        if is_new && tree == Tree::Objects {
+            self.rows.get_mut().remove(hash, entry.key);
+        }
     }
 
     fn write_expiry(&mut self, deadline: u64, key: &[u8], version: u64, payload: Payload<'_>) {
@@ -327,7 +337,7 @@ impl Forest {
 
     /// Looks a key up in memory: the newest version not above `version_max`. `found` gets the entry
     /// where it lies; it is never a tombstone. Whether its deadline has passed is the caller's to
-    /// decide.
+    /// decide. `found` must not look anything up itself.
     #[inline]
     pub fn get_cached<R>(
         &self,
@@ -338,15 +348,39 @@ impl Forest {
         found: impl FnOnce(&EntryRef<'_>) -> R,
     ) -> Lookup<R> {
         let state = &self.trees[tree.index()];
-        match state.memtables.get(key, version_max) {
-            Some(entry) if entry.payload.is_tombstone() => Lookup::Absent,
-            Some(entry) => Lookup::Found(found(&entry)),
-            None => {
-                let reader = || self.reader(tree);
-                let wanted = (key, version_max, want);
-                lookup::tables(reader, &self.grid, &state.manifest, wanted, found)
-            }
+        let hash = filter::hash(key);
+        match state.memtables.get(hash, key, version_max) {
+            Some(entry) if entry.payload.is_tombstone() => return Lookup::Absent,
+            Some(entry) => return Lookup::Found(found(&entry)),
+            None => {}
         }
+        if tree == Tree::Objects
+            && let Some(row) = self.rows.borrow_mut().get(hash, key)
+            && row.version <= version_max
+        {
+            return Lookup::Found(found(&row));
+        }
+        self.get_in_tables(tree, (hash, key, version_max, want), found)
+    }
+
+    /// Looks a key up in the tables, as far as they are cached.
+    fn get_in_tables<R>(
+        &self,
+        tree: Tree,
+        wanted: lookup::Wanted<'_>,
+        found: impl FnOnce(&EntryRef<'_>) -> R,
+    ) -> Lookup<R> {
+        let (hash, _, version_max, _) = wanted;
+        let manifest = &self.trees[tree.index()].manifest;
+        // As of an older snapshot memtables or tables may hold a newer version than the one found.
+        let is_newest = tree == Tree::Objects && version_max >= self.version;
+        let reader = || self.reader(tree);
+        lookup::tables(reader, &self.grid, manifest, wanted, |entry| {
+            if is_newest {
+                self.rows.borrow_mut().offer(hash, entry);
+            }
+            found(entry)
+        })
     }
 
     /// Does one bounded step of a scan: at most about `limit` entries are looked at. `emit` gets
@@ -633,6 +667,8 @@ impl Forest {
     /// # Errors
     /// The list is full ([`crate::grid::CONDEMNED_MAX`]).
     pub fn condemn(&mut self, offset: u64) -> Result<(), TooManyCondemned> {
+        // Rows that stand there are not to be had from memory either.
+        self.rows.get_mut().clear();
         self.grid.condemn(offset).then_some(()).ok_or(TooManyCondemned)
     }
 
@@ -661,5 +697,7 @@ const LEVEL0_STUCK: usize = 8;
 
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod row_tests;
 #[cfg(test)]
 mod tests;

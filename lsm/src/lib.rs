@@ -24,14 +24,16 @@
 //! compaction      a bar's jobs: planned at its start, paid beat by beat, applied at its end
 //! tree, forest    the trees of a shard behind one face: put, delete, get, beat, bar, checkpoint
 //! lookup, scan    point and range reads, in memory or as plans that wait for the disk
+//! rows            copies of rows found in tables: one probe when they are asked for again
 //! expiry          the tree of deadlines
 //! checkpoint      the durable root of a shard, and opening from it
 //! verify          reads every live block and reports what is wrong
 //! ```
 //!
-//! A point read goes `TableInfo` → `Grid::try_index` → `Index::find` → `Grid::try_page` →
-//! `Page::seek`, allocating nothing while it hits the cache. A merge goes `Index::blocks` →
-//! `Grid::read_block` → `table::BlockCursor` → `table::Builder` → `Grid::write_block`.
+//! A point read that neither a memtable nor the row cache answers goes `TableInfo` →
+//! `Grid::try_index` → `Index::find` → `Grid::try_page` → `Page::seek`, allocating nothing while it
+//! hits the cache. A merge goes `Index::blocks` → `Grid::read_block` → `table::BlockCursor` →
+//! `table::Builder` → `Grid::write_block`.
 //!
 //! # The lower half at a glance
 //!
@@ -104,6 +106,7 @@ pub mod memtable;
 mod merge;
 pub mod overflow;
 pub mod page;
+mod rows;
 pub mod scan;
 pub mod table;
 pub mod tree;

@@ -224,21 +224,22 @@ enum Answer {
     Entry(OwnedEntry),
 }
 
+/// A key's [`filter::hash`], the key, the newest version to look for, and what of it.
+pub(crate) type Wanted<'k> = (u64, &'k [u8], u64, Want);
+
 /// Asks the tables of a tree as far as memory reaches.
 pub(crate) fn tables<R>(
     reader: impl FnOnce() -> Reader,
     grid: &Grid,
     manifest: &Manifest,
-    (key, version_max, want): (&[u8], u64, Want),
+    (hash, key, version_max, want): Wanted<'_>,
     found: impl FnOnce(&EntryRef<'_>) -> R,
 ) -> Lookup<R> {
-    let mut hash = None;
     for (position, (level, run)) in manifest.sorted_runs().enumerate() {
         for (number, table) in run.find(key).iter().enumerate() {
             if table.version_min > version_max {
                 continue;
             }
-            let hash = *hash.get_or_insert_with(|| filter::hash(key));
             let rest = || {
                 let rest = run.find(key)[number..].iter().map(|table| (level, Rc::clone(table)));
                 let older = manifest.sorted_runs().skip(position + 1);

@@ -78,18 +78,20 @@ impl Memtables {
         self.immutable_overflow
     }
 
-    pub(crate) fn put(&mut self, config: &Config, entry: &EntryRef<'_>) {
+    /// Adds a version; says whether the mutable memtable had none of the key before.
+    pub(crate) fn put(&mut self, config: &Config, hash: u64, entry: &EntryRef<'_>) -> bool {
         let len = entry.payload.stored_len();
         if len > config.inline_value_size_max() {
             self.mutable_overflow += config.overflow_blocks(len) as u64;
         }
-        self.mutable.put(entry);
+        self.mutable.put_hashed(hash, entry)
     }
 
     /// The newest version up to `version_max` in either memtable; it may be a tombstone.
     #[inline]
-    pub(crate) fn get(&self, key: &[u8], version_max: u64) -> Option<EntryRef<'_>> {
-        self.mutable.get(key, version_max).or_else(|| self.immutable.get(key, version_max))
+    pub(crate) fn get(&self, hash: u64, key: &[u8], version_max: u64) -> Option<EntryRef<'_>> {
+        let found = self.mutable.get_hashed(hash, key, version_max);
+        found.or_else(|| self.immutable.get_hashed(hash, key, version_max))
     }
 
     /// The bar's end: what was immutable is flushed and takes the next bar's writes.

@@ -495,7 +495,7 @@ fn weight_of(action: &Action) -> u64 {
     }
 }
 
-fn owned(entry: &EntryRef<'_>) -> OwnedEntry {
+pub(crate) fn owned(entry: &EntryRef<'_>) -> OwnedEntry {
     let Payload::Inline(value) = entry.payload else { panic!("a value was wanted") };
     OwnedEntry {
         version: entry.version,

@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     // A laptop's memory is not this node's alone.
-    let defaults = [("lock_memory", "no"), ("cache", "32MiB")];
+    let defaults = [("lock_memory", "no"), ("cache", "128MiB")];
     let layers = arguments.settings.layers(&arguments.dir, &defaults);
     let layers = layers.map_err(|error| Failure::Usage(anyhow!(error)))?;
     if arguments.settings.print_config {
