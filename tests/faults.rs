@@ -521,7 +521,23 @@ fn a_grid_that_was_cut_behind_its_root_fails_only_the_reads_of_what_is_gone() {
     let text = verify_says(&folder, 4);
     assert!(text.contains("it was cut"), "{text}");
     verify_places(&folder, &table, table.index);
+    let cut = format!("size={} needed=", table.index * BLOCK_SIZE);
+    let log = Node::start(&folder.data(), &[]).log();
+    let told = log.lines().any(|line| line.contains("was cut") && line.contains(&cut));
+    assert!(told && log.contains("shard-0001.grid"), "{log}");
     only_fails(&folder, &table, table.index, &table.keys);
+}
+
+#[test]
+fn verify_refuses_a_directory_that_is_in_use() {
+    let folder = written(1);
+    let mut node = Node::start(&folder.data(), &[]);
+    let output = run(&["verify"], &folder.data());
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("open in another process"), "{text}");
+    assert!(node.stop().success());
+    verify_says(&folder, 0);
 }
 
 #[test]

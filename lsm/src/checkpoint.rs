@@ -33,11 +33,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::block::{
     self, BlockAddress, BlockReference, BlockType, Checksum, HEADER_SIZE, METADATA_SIZE, Seal,
 };
+use crate::config::Config;
 use crate::entry::TreeId;
 use crate::forest::{BarError, Forest};
 use crate::free_set::{FreeSet, FreeSetFault, Snapshot};
 use crate::grid::{Class, Grid, ReadError};
-use crate::manifest_log::ManifestRoot;
+use crate::manifest_log::{ManifestLog, ManifestRoot};
 use crate::table::BlockImage;
 
 /// Blocks of a checkpoint written at the same time.
@@ -230,19 +231,28 @@ impl Forest {
 
     /// Blocks that the next checkpoint can take at most.
     pub(crate) fn checkpoint_blocks_max(&self) -> u64 {
-        let layout = self.layout(0);
-        let changes = 4 * self.manifest_log.blocks_needed() + 8;
-        (changes + layout.free_set_blocks() + EXTRA_BLOCKS_MAX + 1) as u64
+        blocks_max(&self.config, &self.manifest_log)
     }
 
     fn layout(&self, extra_len: usize) -> Layout {
-        let body = self.config.block_body_size();
-        // Two bits per block of a chunk.
-        let chunk_size = self.config.free_set_chunk_blocks as usize / 4;
-        let chunk_blocks = u64::from(self.config.free_set_chunk_blocks);
-        let chunk_count = self.config.grid_blocks_max.div_ceil(chunk_blocks) as usize;
-        Layout { body, chunks_per_block: body / chunk_size, chunk_count, extra_len }
+        layout(&self.config, extra_len)
     }
+}
+
+/// Blocks that a checkpoint with this manifest takes at most.
+pub(crate) fn blocks_max(config: &Config, manifest_log: &ManifestLog) -> u64 {
+    let layout = layout(config, 0);
+    let changes = 4 * manifest_log.blocks_needed() + 8;
+    (changes + layout.free_set_blocks() + EXTRA_BLOCKS_MAX + 1) as u64
+}
+
+fn layout(config: &Config, extra_len: usize) -> Layout {
+    let body = config.block_body_size();
+    // Two bits per block of a chunk.
+    let chunk_size = config.free_set_chunk_blocks as usize / 4;
+    let chunk_blocks = u64::from(config.free_set_chunk_blocks);
+    let chunk_count = config.grid_blocks_max.div_ceil(chunk_blocks) as usize;
+    Layout { body, chunks_per_block: body / chunk_size, chunk_count, extra_len }
 }
 
 /// Blocks of the owner's bytes that space is kept for.

@@ -43,7 +43,7 @@ use thiserror::Error;
 
 use crate::bar::{BarEnd, Progress};
 use crate::block::{BlockAddress, BlockFault};
-use crate::checkpoint::{Checkpoint, OpenError, Root, RootState};
+use crate::checkpoint::{self, Checkpoint, OpenError, Root, RootState};
 use crate::compaction::budget::Budget;
 use crate::compaction::job::{self, Context, Corrupt, Outcome};
 use crate::compaction::plan::{self, Setting};
@@ -104,15 +104,24 @@ pub struct TooManyCondemned;
 pub struct Space {
     /// Blocks that can be acquired.
     pub free: u64,
-    /// R: what flushes, jobs and checkpoints may take before blocks come free again.
+    /// What flushes, merges and checkpoints may take before blocks come free again.
     pub reserve: u64,
+    /// The part of it that cannot wait for space: flushes and a checkpoint.
+    pub must: u64,
 }
 
 impl Space {
     /// Whether writes that add data are to be accepted.
     #[must_use]
     pub fn allows_puts(&self) -> bool {
-        self.free > self.reserve.saturating_mul(2)
+        self.free > self.reserve_puts()
+    }
+
+    /// What is kept from writes that add data: the reserve, and room for the deletes that bring
+    /// space back.
+    #[must_use]
+    pub fn reserve_puts(&self) -> u64 {
+        self.reserve.saturating_add(self.must)
     }
 
     /// Whether deletes are to be accepted.
@@ -235,6 +244,15 @@ impl Forest {
         // Deadlines in the tables are not known before the first walk.
         forest.deadline_min = 0;
         Ok((forest, state.extra))
+    }
+
+    /// Bytes that the grid file has, and bytes up to the last block in use, if it is shorter than
+    /// that: it was cut, and what stood behind its end is lost.
+    #[must_use]
+    pub fn cut(&self) -> Option<(u64, u64)> {
+        let block_size = u64::from(self.config.block_size);
+        let (have, needed) = (self.grid.blocks_allocated(), self.grid.blocks_needed());
+        (have < needed).then_some((have * block_size, needed * block_size))
     }
 
     /// The grid.
@@ -625,17 +643,28 @@ impl Forest {
     /// The grid's free space against what may be needed before blocks come free again.
     #[must_use]
     pub fn space(&self) -> Space {
-        let bars = u64::from(crate::bar::BARS_UNTIL_FREE);
-        let merges = |state: &TreeState| plan::bars_blocks_max(&self.config, bars, &state.manifest);
-        let reserve = self.must_blocks_max() + self.trees.iter().map(merges).sum::<u64>();
-        Space { free: self.grid.space().free(), reserve }
+        let merges =
+            self.trees.iter().map(|state| merges_blocks_max(&self.config, &state.manifest));
+        let (free, must) = (self.grid.space().free(), self.must_blocks_max());
+        Space { free, reserve: must + merges_reserve(&self.config, merges.sum()), must }
+    }
+
+    /// The space of a forest that holds nothing yet: whether a grid of this size can be used at all.
+    #[must_use]
+    pub fn space_empty(config: &Config, options: Options) -> Space {
+        let manifest = Manifest::new(config.levels);
+        let merges = Tree::ALL.iter().map(|_| merges_blocks_max(config, &manifest)).sum();
+        let must = flushes_blocks_max(config, options)
+            + checkpoint::blocks_max(config, &ManifestLog::new(config));
+        // The header block is none of them.
+        let free = config.grid_blocks_max - 1;
+        Space { free, reserve: must + merges_reserve(config, merges), must }
     }
 
     /// Blocks that the flushes of both memtables of each tree and a checkpoint take at most: what
     /// cannot wait for space.
     fn must_blocks_max(&self) -> u64 {
-        let flush = plan::flush_blocks_max(&self.config, self.options.memtable_bytes_max);
-        2 * flush * self.trees.len() as u64 + self.checkpoint_blocks_max()
+        flushes_blocks_max(&self.config, self.options) + self.checkpoint_blocks_max()
     }
 
     /// Whether a corrupt table has kept level 0 of a tree from being merged for so long that more
@@ -687,6 +716,22 @@ impl Forest {
     pub(crate) fn snapshot(&self) -> (u64, u64) {
         (self.version_bar, self.snapshot_min)
     }
+}
+
+/// Blocks that the flushes of both memtables of every tree take at most.
+fn flushes_blocks_max(config: &Config, options: Options) -> u64 {
+    2 * plan::flush_blocks_max(config, options.memtable_bytes_max) * Tree::ALL.len() as u64
+}
+
+/// Blocks that a tree's merges may take before blocks come free again.
+fn merges_blocks_max(config: &Config, manifest: &Manifest) -> u64 {
+    plan::bars_blocks_max(config, u64::from(crate::bar::BARS_UNTIL_FREE), manifest)
+}
+
+/// What of these is kept free. Merges without room wait, so this is for their going on, not for
+/// safety: in a small grid an eighth has to do, or nothing would be left for data.
+fn merges_reserve(config: &Config, merges: u64) -> u64 {
+    merges.min(config.grid_blocks_max / 8)
 }
 
 /// Debt beyond which applying waits: this part of the bar's work, and a few blocks.

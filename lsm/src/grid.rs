@@ -194,6 +194,12 @@ impl Grid {
         self.blocks_allocated.get()
     }
 
+    /// Blocks up to the last one that was ever handed out, header included.
+    #[must_use]
+    pub fn blocks_needed(&self) -> u64 {
+        self.free_set.borrow().address_max() + 1
+    }
+
     /// Cluster and shard of its blocks.
     #[must_use]
     pub fn identity(&self) -> Identity {

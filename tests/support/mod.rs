@@ -114,12 +114,17 @@ impl Node {
     pub(crate) fn stop(&mut self) -> ExitStatus {
         let status = Command::new("kill").arg(self.pid().to_string()).status().unwrap();
         assert!(status.success());
+        self.ended()
+    }
+
+    /// Waits for it to end by itself.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < deadline, "the node does not stop:\n{}", self.log());
+            assert!(Instant::now() < deadline, "the node does not end:\n{}", self.log());
             thread::sleep(Duration::from_millis(10));
         }
     }

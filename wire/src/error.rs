@@ -40,7 +40,7 @@ errors! {
     TooLarge = 1, "too_large";
     /// The bytes are no request of this protocol.
     BadRequest = 2, "bad_request";
-    /// The node has no space for what the request would add; deletes still work.
+    /// The node has no space for what the request would add.
     NoSpace = 3, "no_space";
     /// More is outstanding than the node bounds; nothing was done, retry after a moment.
     Overloaded = 4, "overloaded";

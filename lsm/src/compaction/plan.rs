@@ -366,10 +366,12 @@ pub(crate) fn bars_blocks_max(config: &Config, bars: u64, manifest: &Manifest) -
     blocks
 }
 
-/// Blocks that the flush of a memtable of so many bytes can take at most.
+/// Blocks that the flush of a memtable of so many bytes can take at most. A byte stands in a value
+/// block or in an overflow block, so what counts is the worse of the two; references to large
+/// values are less than a sixty-fourth of them.
 pub(crate) fn flush_blocks_max(config: &Config, bytes: u64) -> u64 {
-    let values = values_blocks_max(config, bytes);
+    let values = values_blocks_max(config, bytes + bytes / 64);
     // A large value is longer than a quarter of a block and wastes at most most of its last one.
-    let overflow = bytes.div_ceil(config.inline_value_size_max() as u64) + 1;
-    values + overflow
+    let overflow = bytes.div_ceil(config.inline_value_size_max() as u64);
+    values.max(overflow) + 4
 }

@@ -304,7 +304,7 @@ impl Core {
                 applied,
                 memtable_bytes: shard.forest().memtable_bytes(),
                 grid_blocks_free: shard.forest().space().free,
-                grid_blocks_reserved: shard.forest().space().reserve,
+                grid_blocks_reserved: shard.forest().space().reserve_puts(),
             };
             shards.iter().map(report).collect()
         });

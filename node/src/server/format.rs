@@ -6,11 +6,19 @@
 use std::path::Path;
 
 use ioring::uring::{self, Runtime};
+use lsm::forest::{Forest, Options, Space};
+use vsr::format::Configuration;
 use vsr::superblock::State;
 
+use crate::config::units::format_size;
 use crate::shard;
 
 use vsr::format::{FormatError, FormatOptions};
+
+/// Memtables are not made smaller than this.
+const MEMTABLE_MIN: u64 = 1 << 20;
+/// The least size of a grid is given in steps of this.
+const GRID_STEP: u64 = 64 << 20;
 
 /// Why a directory was not formatted.
 #[derive(Debug, thiserror::Error)]
@@ -24,9 +32,57 @@ pub enum Error {
     /// The storage engine cannot work with these values.
     #[error("configuration: {0}")]
     Storage(#[from] lsm::config::ConfigError),
+    /// The grid could not hold anything beside what its own work needs.
+    #[error(
+        "a grid of {given} is too small: every write would be refused for want of space; give \
+         --grid-size-max {least} or more"
+    )]
+    GridTooSmall {
+        /// The limit given.
+        given: String,
+        /// The least that works.
+        least: String,
+    },
     /// Bars cannot be scheduled with these values.
     #[error("configuration: {0}")]
     Bars(#[from] lsm::bar::LimitsError),
+}
+
+/// Makes memtables, and what one prepare may cause beyond its requests, smaller where the grid is
+/// small: flushes, merges and checkpoints then need less of it, and data gets most of it.
+#[must_use]
+pub fn fit(mut configuration: Configuration) -> Configuration {
+    while configuration.memtable_size > MEMTABLE_MIN && !fits(&configuration) {
+        configuration.memtable_size /= 2;
+        let effects = (configuration.effects_size_max / 2).max(configuration.prepare_size_max);
+        configuration.effects_size_max = configuration.effects_size_max.min(effects);
+    }
+    configuration
+}
+
+/// Whether a quarter of an empty grid is for data.
+fn fits(configuration: &Configuration) -> bool {
+    let space = space_empty(configuration);
+    space.reserve_puts() <= (space.free + 1) / 4 * 3
+}
+
+fn space_empty(configuration: &Configuration) -> Space {
+    let config = shard::open::config(configuration, 0);
+    let limits = shard::open::bar_limits(configuration);
+    Forest::space_empty(&config, Options::standard(limits.memtable_bytes_max))
+}
+
+/// Refuses a grid that would refuse its first write.
+fn check_space(configuration: &Configuration) -> Result<(), Error> {
+    if space_empty(configuration).allows_puts() {
+        return Ok(());
+    }
+    let with = |grid_size_max| fit(Configuration { grid_size_max, ..configuration.clone() });
+    let sizes = (0..).map(|step| configuration.grid_size_max + step * GRID_STEP);
+    let least = sizes.map(with).find(|larger| space_empty(larger).allows_puts());
+    let least = least.expect("a grid is large enough at some size").grid_size_max;
+    let given = format_size(configuration.grid_size_max);
+    Err(Error::GridTooSmall { given, least: format_size(least.next_multiple_of(GRID_STEP)) })
 }
 
 /// Makes a data directory, on a runtime of its own. `progress` is told bytes written and bytes in
@@ -60,6 +116,7 @@ pub async fn format_here(
     options.configuration.validate().map_err(FormatError::from)?;
     shard::open::config(&options.configuration, 0).validate()?;
     shard::open::bar_limits(&options.configuration).validate()?;
+    check_space(&options.configuration)?;
     let direct = options.direct;
     let grid = async |shard, path: &Path, state: &State| {
         shard::open::format(path, state, shard, direct).await

@@ -33,7 +33,7 @@ use crate::core::Core;
 use crate::core::clients::OpenCount;
 use crate::status::{Identity, Phase, PhaseCell};
 
-pub use format::{Error as FormatError, format, format_here};
+pub use format::{Error as FormatError, fit, format, format_here};
 pub use recover::RecoverError;
 
 /// How long an address in use is tried for: a killed process's sockets may outlive it for a moment.

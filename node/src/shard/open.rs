@@ -126,6 +126,16 @@ pub async fn open(
     let (mut forest, extra) = opened.map_err(|source| OpenError::Checkpoint { shard, source })?;
     let (generations, condemned) =
         extra::decode(&extra).map_err(|source| OpenError::Extra { shard, source })?;
+    if let Some((size, needed)) = forest.cut() {
+        tracing::error!(
+            %shard,
+            path = %path.display(),
+            size,
+            needed,
+            "the grid file was cut: reads of what stood behind its end fail with corrupt_block; \
+             `quorate verify` names the tables, and only a copy of the file brings them back"
+        );
+    }
     for offset in condemned {
         let taken = forest.condemn(offset);
         assert!(taken.is_ok(), "a checkpoint keeps no more places than there may be");

@@ -53,6 +53,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         ..Configuration::default()
     }
     .with_journal_size(arguments.journal_size);
+    let configuration = node::server::fit(configuration);
     let (cluster, replica) = (ClusterId(arguments.cluster), ReplicaId(arguments.replica));
     let options = FormatOptions {
         direct: Direct::Preferred,
@@ -73,9 +74,9 @@ pub(crate) fn format(dir: &std::path::Path, options: &FormatOptions) -> Outcome 
         node::server::FormatError::Format(
             error @ (FormatError::Configuration(_) | FormatError::Replica { .. }),
         ) => Failure::Usage(anyhow!(error)),
-        error @ (node::server::FormatError::Storage(_) | node::server::FormatError::Bars(_)) => {
-            Failure::Usage(anyhow!(error))
-        }
+        error @ (node::server::FormatError::Storage(_)
+        | node::server::FormatError::GridTooSmall { .. }
+        | node::server::FormatError::Bars(_)) => Failure::Usage(anyhow!(error)),
         node::server::FormatError::Format(
             error @ (FormatError::NotEmpty(_) | FormatError::Busy(_)),
         ) => Failure::Refused(anyhow!(error)),

@@ -83,18 +83,37 @@ pub async fn format(
         _ => Path::new("."),
     };
     create_parents(parent)?;
-    let (work, _lock) = work_directory(dir)?;
+    let (work, lock) = work_directory(dir)?;
+    let made = make(dir, parent, &work, options, &mut grid, &mut progress).await;
+    if made.is_err() {
+        drop(lock);
+        // What cannot be removed is removed by the next attempt; the first error is what counts.
+        let _ = fs::remove_dir_all(&work);
+    }
+    made
+}
 
+/// Fills the directory beside the final place and puts it there.
+async fn make(
+    dir: &Path,
+    parent: &Path,
+    work: &Path,
+    options: &FormatOptions,
+    grid: &mut impl AsyncFnMut(ShardId, &Path, &State) -> io::Result<()>,
+    progress: &mut impl FnMut(u64, u64),
+) -> Result<State, FormatError> {
     let state = State::formatted(identity(options), options.configuration.clone());
-    shift(&work, options).await?;
-    write_journal(&work.join(JOURNAL), options, &state, &mut progress).await?;
+    shift(work, options).await?;
+    let journal = work.join(JOURNAL);
+    let written = write_journal(&journal, options, &state, progress).await;
+    written.map_err(|error| at(&journal, error))?;
     for shard in (0..options.configuration.shard_count).map(ShardId) {
-        let path = grid_path(&work, shard);
+        let path = grid_path(work, shard);
         grid(shard, &path, &state).await.map_err(|error| at(&path, error))?;
     }
-    fs::sync_dir(&work).map_err(|error| at(&work, error))?;
+    fs::sync_dir(work).map_err(|error| at(work, error))?;
     // An empty directory at the target is replaced.
-    fs::rename(&work, dir).map_err(|error| at(dir, error))?;
+    fs::rename(work, dir).map_err(|error| at(dir, error))?;
     fs::sync_dir(parent).map_err(|error| at(parent, error))?;
     Ok(state)
 }
