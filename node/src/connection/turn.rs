@@ -184,10 +184,15 @@ impl Step<'_> {
         self.core.metrics.count(Counter::Commands);
         let tag = Tag { core: self.core.index, run: self.run, first: self.desk.next_write() };
         let (writes, target) = self.desk.targets(out);
-        let written = writes.len();
+        let (written, replied) = (writes.len(), target.len());
         let plan = plan::plan(arguments, session, self.host, writes, tag.pack(), target);
         match plan.work {
             Work::Replied => {
+                // Whoever asks whether the node is there wants to know whether it serves.
+                if self.core.phase.get() == Phase::Loading && is_ping(arguments) {
+                    self.desk.replies(out).truncate(replied);
+                    return self.refuse(plan.form, None, out).unwrap_or(Next::Done);
+                }
                 self.desk.note_replied();
                 Next::Done
             }
@@ -268,6 +273,10 @@ impl Step<'_> {
         }
         if self.desk.is_full() { Next::Flush } else { Next::Done }
     }
+}
+
+fn is_ping(arguments: Arguments<'_>) -> bool {
+    arguments.iter().next().is_some_and(|name| name.eq_ignore_ascii_case(b"ping"))
 }
 
 /// What a command needs that waits.

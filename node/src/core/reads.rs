@@ -6,7 +6,8 @@
 //! the client can have heard of. A read of several keys is as of one version, the newest that is
 //! applied on all shards ([`Snapshot`]). Compaction drops what is superseded, whoever still reads
 //! it: when a read of several keys has taken so long that its version is below what the shards
-//! keep, or the table was flushed under it, it begins again as of a newer version.
+//! keep, or the table was flushed under it, it begins again as of a newer version; after
+//! [`ATTEMPTS_MAX`] of them it fails by name (`snapshot_too_old`).
 //!
 //! *By a reader.* What memory cannot tell becomes a job: one of a fixed number of reader tasks
 //! awaits the grid, renders the reply and completes the connection's run. Their number bounds the
@@ -33,7 +34,7 @@ use vsr::replica::Expiry;
 use wire::{ErrorCode, Outcome, Slot, Timestamp, Value, Version, slot_of_key};
 
 use super::Core;
-use super::desk::{Asked, Desk};
+use super::desk::{Asked, Desk, Lookup};
 use crate::gateway::runs::{RunId, Tag};
 use crate::machine::Entry;
 use crate::metrics::Counter;
@@ -46,6 +47,9 @@ use crate::shard::{LATEST, Looked};
 const READERS: usize = 64;
 /// Look-ups in flight for the applier.
 const FETCHERS: usize = 32;
+/// How often a read of several keys begins before it is given up: each time several bars have ended
+/// under it, so reads have no chance against writes.
+const ATTEMPTS_MAX: u32 = 32;
 /// Jobs that wait in line without an allocation.
 const JOBS: usize = 4096;
 /// How long to wait when a deadline is still to come by the replica's clock.
@@ -249,7 +253,7 @@ impl Reads {
     /// Has the readers answer a desk's look-ups: when this returns the run is complete.
     pub async fn answer_run(&self, core: &Core, run: RunId, desk: &Desk) {
         let together = desk.lookups().iter().any(|lookup| lookup.together);
-        loop {
+        for attempt in 0.. {
             while together && core.applier.flushes() != core.applier.flushes_applied() {
                 self.wait_applied().await;
             }
@@ -261,20 +265,42 @@ impl Reads {
                 return;
             }
             core.runs.end(run);
+            core.metrics.count(Counter::ReadsBegunAgain);
+            if attempt == ATTEMPTS_MAX {
+                return self.give_up(core, run, desk).await;
+            }
         }
+    }
+
+    /// Answers what has to be as of one version with an error, and the rest as ever.
+    async fn give_up(&self, core: &Core, run: RunId, desk: &Desk) {
+        core.runs.begin(run, desk.outcomes(), 0);
+        for (first, lookup) in (0..).zip(desk.lookups()) {
+            if lookup.together {
+                let tag = Tag { core: core.index, run, first };
+                core.runs.complete(tag, 0, &Outcome::failed(ErrorCode::SnapshotTooOld));
+            } else {
+                self.submit_one(core, run, desk, first, LATEST);
+            }
+        }
+        core.runs.wait(run).await;
     }
 
     /// Hands a desk's look-ups to the readers; their outcomes complete the run.
     fn submit(&self, core: &Core, run: RunId, desk: &Desk, applied: Version) {
         for (first, lookup) in (0..).zip(desk.lookups()) {
-            let mut key = self.keys.borrow_mut().pop().unwrap_or_default();
-            key.clear();
-            key.extend_from_slice(&desk.keys()[lookup.key.start as usize..lookup.key.end as usize]);
-            let tag = Tag { core: core.index, run, first };
             let version = if lookup.together { applied } else { LATEST };
-            let (asked, slot) = (lookup.asked, lookup.slot);
-            self.enqueue(Job { tag, asked, slot, key, version });
+            self.submit_one(core, run, desk, first, version);
         }
+    }
+
+    fn submit_one(&self, core: &Core, run: RunId, desk: &Desk, first: u32, version: Version) {
+        let Lookup { asked, slot, ref key, .. } = desk.lookups()[first as usize];
+        let bytes = &desk.keys()[key.start as usize..key.end as usize];
+        let mut key = self.keys.borrow_mut().pop().unwrap_or_default();
+        key.clear();
+        key.extend_from_slice(bytes);
+        self.enqueue(Job { tag: Tag { core: core.index, run, first }, asked, slot, key, version });
     }
 
     /// Fetches what the applier cannot go on without.

@@ -75,6 +75,8 @@ counters! {
     ReadsInPlace Counter "reads_in_place_total"
         "Key look-ups answered from memory on the connection's own core.";
     ReadsFromGrid Counter "reads_from_grid_total" "Key look-ups that waited for the grid.";
+    ReadsBegunAgain Counter "reads_begun_again_total"
+        "Reads of several keys that began again because writes overtook them.";
     RefusedNoSpace Counter "refused_no_space_total"
         "Writes refused before they were given an op: the grid is nearly full.";
     Corrupt Counter "corrupt_operations_total"

@@ -2,7 +2,8 @@
 
 mod grids;
 
-use std::path::PathBuf;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use serde_json::json;
@@ -27,6 +28,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let dir = &arguments.dir;
+    let _lock = lock(dir)?;
     let report = inspect::read(dir, true)?;
     let mut faults = faults(&report);
     let prepares = report.journal.as_ref().map_or(0, |journal| journal.ops.len());
@@ -65,6 +67,20 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
              of a cluster can be rebuilt from the others",
             dir.display()
         ))),
+    }
+}
+
+/// The lock that a node holds: files that change while they are read look damaged. A directory
+/// without a lock file has no node; it is read as it is, and nothing is made in it.
+fn lock(dir: &Path) -> Result<Option<File>, Failure> {
+    let Ok(file) = File::open(dir.join(vsr::format::LOCK)) else { return Ok(None) };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(Failure::Refused(anyhow!(
+            "{} is open in another process: stop the node first",
+            dir.display()
+        ))),
+        Err(TryLockError::Error(error)) => Err(Failure::Failed(anyhow!(error))),
     }
 }
 
