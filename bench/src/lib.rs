@@ -5,6 +5,7 @@
 //! | [`load`] | a running node (or any Redis) over RESP: `quorate bench run` |
 //! | [`compare`] | a node side by side with Redis: `quorate bench compare` |
 //! | [`device`] | this disk: `quorate bench device` |
+//! | [`engine`] | the storage engine alone, in process: `quorate bench engine` |
 //! | [`net`] | this network stack: `quorate bench net` |
 //! | [`workload`], [`ledger`] | which keys and values, and what of them was acknowledged |
 //! | [`report`] | what is printed and saved |
@@ -12,6 +13,7 @@
 
 pub mod compare;
 pub mod device;
+pub mod engine;
 pub mod host;
 pub mod ledger;
 pub mod load;

@@ -31,8 +31,13 @@ impl Default for Latencies {
 impl Latencies {
     /// Adds one latency.
     pub fn record(&mut self, latency: Duration) {
+        self.record_many(latency, 1);
+    }
+
+    /// Adds the latency that so many operations had together.
+    pub fn record_many(&mut self, latency: Duration, operations: u64) {
         let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-        self.0.saturating_record(nanoseconds.max(1));
+        self.0.saturating_record_n(nanoseconds.max(1), operations);
     }
 
     /// Adds all latencies of `other`.

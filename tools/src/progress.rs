@@ -36,6 +36,11 @@ impl Line {
             latency.p99_us,
             latency.max_us
         );
+        self.say(text);
+    }
+
+    /// Shows a line in place of the one before.
+    pub(crate) fn say(&self, text: String) {
         match &self.bar {
             Some(bar) => bar.set_message(text),
             // A reader of standard error that has gone away must not end the run.

@@ -2,6 +2,7 @@
 
 mod compare;
 mod device;
+mod engine;
 mod net;
 mod run;
 
@@ -20,6 +21,7 @@ pub(crate) struct Arguments {
 enum Bench {
     Run(Box<run::Arguments>),
     Device(device::Arguments),
+    Engine(engine::Arguments),
     Net(net::Arguments),
     Compare(compare::Arguments),
 }
@@ -28,6 +30,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     match &arguments.bench {
         Bench::Run(arguments) => run::run(arguments),
         Bench::Device(arguments) => device::run(arguments),
+        Bench::Engine(arguments) => engine::run(arguments),
         Bench::Net(arguments) => net::run(arguments),
         Bench::Compare(arguments) => compare::run(arguments),
     }
