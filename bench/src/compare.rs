@@ -22,6 +22,7 @@ use serde::Serialize;
 
 use crate::device::median;
 use crate::host::ProcessUse;
+use crate::turns::turns;
 
 /// How long a server may take to serve.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -161,9 +162,9 @@ pub fn run(
     for case in cases {
         let mut rounds: Vec<Vec<Round>> = servers.iter().map(|_| Vec::new()).collect();
         for round in 0..options.rounds {
-            for (server, rounds) in servers.iter().zip(&mut rounds) {
-                progress(case, server.side, round);
-                rounds.push(measure(server, *case, options)?);
+            for side in turns(servers.len(), round) {
+                progress(case, servers[side].side, round);
+                rounds[side].push(measure(&servers[side], *case, options)?);
             }
         }
         for (server, rounds) in servers.iter().zip(rounds) {

@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::report::{Latencies, LatencySummary};
 use crate::thread_time::ThreadTime;
+use crate::turns::turns;
 use crate::workload::random_stream;
 
 /// What a row does.
@@ -162,13 +163,13 @@ fn measure_case(
 ) -> Result<Vec<Row>, DeviceError> {
     let mut samples: Vec<Vec<Sample>> = options.runtimes.iter().map(|_| Vec::new()).collect();
     for round in 0..options.rounds {
-        for (runtime, samples) in options.runtimes.iter().zip(&mut samples) {
-            progress(case, *runtime, round);
-            let sample = match runtime {
+        for side in turns(options.runtimes.len(), round) {
+            let runtime = options.runtimes[side];
+            progress(case, runtime, round);
+            samples[side].push(match runtime {
                 Runtime::Ioring => with_ioring(path, options, case)?,
                 Runtime::Glommio => with_glommio(path, options, case)?,
-            };
-            samples.push(sample);
+            });
         }
     }
     let sides = options.runtimes.iter().zip(samples);

@@ -22,4 +22,5 @@ pub mod net;
 mod reference;
 pub mod report;
 pub mod thread_time;
+mod turns;
 pub mod workload;

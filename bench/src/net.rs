@@ -18,6 +18,7 @@ use serde::Serialize;
 use crate::device::{Runtime, median};
 use crate::report::{Latencies, LatencySummary};
 use crate::thread_time::ThreadTime;
+use crate::turns::turns;
 
 /// Bytes of a message: about a small request.
 pub const MESSAGE_SIZE: usize = 64;
@@ -89,9 +90,9 @@ pub fn run(options: &Options, cases: &[Case]) -> Result<Vec<Row>, NetError> {
     let mut rows = Vec::new();
     for case in cases {
         let mut rounds: Vec<Vec<Round>> = options.runtimes.iter().map(|_| Vec::new()).collect();
-        for _ in 0..options.rounds {
-            for (runtime, rounds) in options.runtimes.iter().zip(&mut rounds) {
-                rounds.push(round(options, *case, *runtime)?);
+        for number in 0..options.rounds {
+            for side in turns(options.runtimes.len(), number) {
+                rounds[side].push(round(options, *case, options.runtimes[side])?);
             }
         }
         for (runtime, rounds) in options.runtimes.iter().zip(rounds) {
