@@ -649,7 +649,7 @@ impl Forest {
         Space { free, reserve: must + merges_reserve(&self.config, merges.sum()), must }
     }
 
-    /// The space of a forest that holds nothing yet: whether a grid of this size can be used at all.
+    /// The space of a forest that holds nothing yet: whether a grid of this size can be used.
     #[must_use]
     pub fn space_empty(config: &Config, options: Options) -> Space {
         let manifest = Manifest::new(config.levels);

@@ -134,8 +134,10 @@ async fn merge(
     let generations = context.generations.clone();
     let mut filter = Filter::new(job.tree, context.horizon, generations, below);
     let mut released = Vec::new();
+    let mut slice = Slice::default();
     while let Some(first) = first_of(&streams) {
         let entry = streams[first].entry().expect("the first stream stands at an entry");
+        slice.take(&entry).await;
         if filter.keep(&entry) {
             output.push(&entry).await;
         } else if let Payload::Overflow(reference) = &entry.payload {
@@ -148,6 +150,27 @@ async fn merge(
         released.extend(stream.into_blocks());
     }
     Ok(released)
+}
+
+/// What is merged without letting others have a turn: a block of small entries takes longer than a
+/// core may be held.
+#[derive(Default)]
+struct Slice {
+    cost: usize,
+}
+
+/// Bytes of a slice, and what an entry counts beside its own bytes: comparing, hashing, framing.
+const SLICE_BYTES: usize = 64 << 10;
+const SLICE_ENTRY: usize = 128;
+
+impl Slice {
+    async fn take(&mut self, entry: &EntryRef<'_>) {
+        self.cost += SLICE_ENTRY + entry.key.len() + entry.payload.stored_len();
+        if self.cost >= SLICE_BYTES {
+            self.cost = 0;
+            ioring::yield_now().await;
+        }
+    }
 }
 
 fn open(context: &Context, input: &Input) -> Stream {
