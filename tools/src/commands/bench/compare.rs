@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bench::compare::{self, CASES, Case, Options, Row, Side};
-use bench::host::Host;
 use node::config::units::parse_duration;
 
-use crate::outcome::{Outcome, print, print_line};
+use super::common::{Cores, Printing, Rounds};
+use crate::outcome::Outcome;
 
 /// Measure this product and Redis on the same cores and disk, taking turns
 ///
@@ -26,9 +26,8 @@ pub(crate) struct Arguments {
     /// About how long to measure each row on each side in each round
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse_duration)]
     duration: Duration,
-    /// Rounds; the median counts
-    #[arg(long, value_name = "COUNT", default_value_t = 3)]
-    rounds: usize,
+    #[command(flatten)]
+    rounds: Rounds,
     /// Connections
     #[arg(long, value_name = "COUNT", default_value_t = 50)]
     clients: u32,
@@ -38,15 +37,10 @@ pub(crate) struct Arguments {
     /// Number of different keys
     #[arg(long, value_name = "COUNT", default_value_t = 100_000)]
     keys: u64,
-    /// Core of the servers
-    #[arg(long, value_name = "CORE", default_value_t = 0)]
-    server_cpu: usize,
-    /// Core of the generator
-    #[arg(long, value_name = "CORE", default_value_t = 1)]
-    client_cpu: usize,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    cores: Cores,
+    #[command(flatten)]
+    printing: Printing,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
@@ -54,25 +48,17 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         binary: std::env::current_exe().context("cannot find this program's own file")?,
         directory: arguments.dir.clone(),
         duration: arguments.duration,
-        rounds: arguments.rounds.max(1),
+        rounds: arguments.rounds.count(),
         clients: arguments.clients,
         value_size: arguments.value_size,
         keys: arguments.keys,
-        server_cpu: arguments.server_cpu,
-        client_cpu: arguments.client_cpu,
+        server_cpu: arguments.cores.server_cpu,
+        client_cpu: arguments.cores.client_cpu,
     };
     let rows = compare::run(&options, &CASES, |_, _, _| {})?;
-    let host = Host::read();
-    if arguments.json {
-        print_line(serde_json::json!({ "host": host, "rows": rows }));
-        return Ok(());
-    }
-    print_line(format_args!(
-        "{}, {} cores, Linux {}\nservers on core {}, redis-benchmark on core {}: {} connections, \
-         values of {} bytes, {} keys, {} rounds of about {:?}\n",
-        host.cpu,
-        host.cores,
-        host.kernel,
+    let settings = format_args!(
+        "servers on core {}, redis-benchmark on core {}: {} connections, values of {} bytes, \
+         {} keys, {} rounds of about {:?}",
         options.server_cpu,
         options.client_cpu,
         options.clients,
@@ -80,8 +66,8 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         options.keys,
         options.rounds,
         options.duration
-    ));
-    print(render(&rows));
+    );
+    arguments.printing.print(&rows, settings, render);
     Ok(())
 }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use bench::device::{self, Access, CASES, Case, Options, Row, Runtime};
-use bench::host::Host;
 use node::config::units::{format_size, parse_duration, parse_size};
 
-use crate::outcome::{Failure, Outcome, print, print_line};
+use super::common::{Printing, Rounds};
+use crate::outcome::{Failure, Outcome};
 
 /// Measure random reads, writes and durable writes of this disk
 ///
@@ -27,18 +27,16 @@ pub(crate) struct Arguments {
     /// How long to measure each row in each round
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
     duration: Duration,
-    /// Rounds; the median counts
-    #[arg(long, value_name = "COUNT", default_value_t = 3)]
-    rounds: usize,
+    #[command(flatten)]
+    rounds: Rounds,
     /// Runtimes to measure side by side: ioring, and glommio where it is built in
     #[arg(long, value_name = "NAMES", default_value = "ioring", value_delimiter = ',')]
     runtime: Vec<Runtime>,
     /// Core to measure on
     #[arg(long, value_name = "CORE", default_value_t = 0)]
     cpu: usize,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    printing: Printing,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
@@ -51,21 +49,13 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         directory: arguments.dir.clone(),
         file_size: arguments.file_size,
         duration: arguments.duration,
-        rounds: arguments.rounds.max(1),
+        rounds: arguments.rounds.count(),
         runtimes: arguments.runtime.clone(),
         cpu: arguments.cpu,
     };
     let rows = device::run(&options, &CASES, |_, _, _| {})?;
-    let host = Host::read();
-    if arguments.json {
-        print_line(serde_json::json!({ "host": host, "rows": rows }));
-        return Ok(());
-    }
-    print_line(format_args!(
-        "{}, {} cores, Linux {}, {} rounds of {:?}\n",
-        host.cpu, host.cores, host.kernel, options.rounds, options.duration
-    ));
-    print(render(&rows));
+    let settings = format_args!("{} rounds of {:?}", options.rounds, options.duration);
+    arguments.printing.print(&rows, settings, render);
     Ok(())
 }
 

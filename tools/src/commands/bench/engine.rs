@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use bench::engine::{self, EngineError, Options, Row};
-use bench::host::Host;
 use node::config::units::{format_size, parse_duration, parse_size};
 
-use crate::outcome::{Failure, Outcome, print, print_line};
+use super::common::Printing;
+use crate::outcome::{Failure, Outcome};
 use crate::progress::Line;
 
 /// Measure the storage engine in this process, on one core, without log and network
@@ -52,9 +52,8 @@ pub(crate) struct Arguments {
     /// Seed of keys and order
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    printing: Printing,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
@@ -86,18 +85,9 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         }
         error => Failure::Failed(anyhow!(error)),
     })?;
-    let host = Host::read();
-    if arguments.json {
-        print_line(serde_json::json!({ "host": host, "rows": rows }));
-        return Ok(());
-    }
-    print_line(format_args!(
-        "{}, {} cores, Linux {}\n{} keys of {} bytes, values of {} bytes, cache {}, core {}, \
-         ops of {} writes,\n{} reads in flight, scans of {} entries, {:?} for what has no end of \
-         its own\n",
-        host.cpu,
-        host.cores,
-        host.kernel,
+    let settings = format_args!(
+        "{} keys of {} bytes, values of {} bytes, cache {}, core {}, ops of {} writes,\n{} reads \
+         in flight, scans of {} entries, {:?} for what has no end of its own",
         options.keys,
         engine::data::KEY_SIZE,
         options.value_size,
@@ -107,8 +97,8 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         options.depth,
         options.scan_length,
         options.duration
-    ));
-    print(render(&rows));
+    );
+    arguments.printing.print(&rows, settings, render);
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! `quorate bench`: what a node, a disk, a network stack and the engine can do here.
 
+mod common;
 mod compare;
 mod device;
 mod engine;

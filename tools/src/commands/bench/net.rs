@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bench::device::Runtime;
-use bench::host::Host;
 use bench::net::{self, CASES, Case, MESSAGE_SIZE, Options, Row};
 use node::config::units::parse_duration;
 
-use crate::outcome::{Outcome, print, print_line};
+use super::common::{Cores, Printing, Rounds};
+use crate::outcome::Outcome;
 
 /// Measure an echo over loopback, server and generator on a core each
 #[derive(Debug, clap::Args)]
@@ -17,42 +17,31 @@ pub(crate) struct Arguments {
     /// How long to measure each row in each round
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
     duration: Duration,
-    /// Rounds; the median counts
-    #[arg(long, value_name = "COUNT", default_value_t = 3)]
-    rounds: usize,
+    #[command(flatten)]
+    rounds: Rounds,
     /// Runtimes of the server to measure side by side: ioring, and glommio where it is built in
     #[arg(long, value_name = "NAMES", default_value = "ioring", value_delimiter = ',')]
     runtime: Vec<Runtime>,
-    /// Core of the server
-    #[arg(long, value_name = "CORE", default_value_t = 0)]
-    server_cpu: usize,
-    /// Core of the generator
-    #[arg(long, value_name = "CORE", default_value_t = 1)]
-    client_cpu: usize,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    cores: Cores,
+    #[command(flatten)]
+    printing: Printing,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let options = Options {
         duration: arguments.duration,
-        rounds: arguments.rounds.max(1),
+        rounds: arguments.rounds.count(),
         runtimes: arguments.runtime.clone(),
-        server_cpu: arguments.server_cpu,
-        client_cpu: arguments.client_cpu,
+        server_cpu: arguments.cores.server_cpu,
+        client_cpu: arguments.cores.client_cpu,
     };
     let rows = net::run(&options, &CASES)?;
-    let host = Host::read();
-    if arguments.json {
-        print_line(serde_json::json!({ "host": host, "rows": rows }));
-        return Ok(());
-    }
-    print_line(format_args!(
-        "{}, {} cores, Linux {}, messages of {MESSAGE_SIZE} bytes, {} rounds of {:?}\n",
-        host.cpu, host.cores, host.kernel, options.rounds, options.duration
-    ));
-    print(render(&rows));
+    let settings = format_args!(
+        "messages of {MESSAGE_SIZE} bytes, {} rounds of {:?}",
+        options.rounds, options.duration
+    );
+    arguments.printing.print(&rows, settings, render);
     Ok(())
 }
 
