@@ -4,11 +4,7 @@
 //! run of operations allocates.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
-#![expect(unsafe_code, reason = "a global allocator is an unsafe trait")]
-
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ioring::uring::{Config, Runtime};
@@ -17,33 +13,15 @@ use ioring::{
     spawn, timeout,
 };
 
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: everything is the system allocator's; counting changes nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
+#[path = "../../tests/support/counting.rs"]
+mod counting;
 
 /// Allocations made while `work` runs for the second time.
 async fn allocations_of<F: Future>(work: impl Fn() -> F) -> u64 {
     work().await;
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = counting::in_all();
     work().await;
-    ALLOCATIONS.load(Ordering::Relaxed) - before
+    counting::in_all() - before
 }
 
 async fn echo(stream: Stream) {
@@ -107,9 +85,9 @@ async fn count_echo() -> u64 {
     let server = listener.accept().await.unwrap();
     let serving = spawn(Queue::Foreground, "echo", echo(server));
     let mut request = talk(&client, 500, vec![7; 100]).await;
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = counting::in_all();
     request = talk(&client, 500, request).await;
-    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    let allocations = counting::in_all() - before;
     assert_eq!(request.len(), 100);
     drop(client);
     serving.await;

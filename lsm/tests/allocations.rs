@@ -3,10 +3,6 @@
 //! A counting allocator is the global one of this test; it counts per thread, so that what the test
 //! harness does beside it does not show.
 
-#![expect(unsafe_code, reason = "a global allocator is an unsafe trait")]
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::path::Path;
 
 use ioring::Direct;
@@ -20,33 +16,13 @@ use lsm::grid::{Grid, Owner};
 use lsm::memtable::Memtable;
 use lsm::tree::Tree;
 
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: everything is the system allocator's; counting changes nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
+#[path = "../../tests/support/counting.rs"]
+mod counting;
 
 fn allocations_of(work: impl FnOnce()) -> u64 {
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = counting::on_this_thread();
     work();
-    ALLOCATIONS.with(Cell::get) - before
+    counting::on_this_thread() - before
 }
 
 fn key_of(number: u64) -> [u8; 16] {

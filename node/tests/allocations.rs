@@ -4,11 +4,9 @@
 //! encoded before and reads into a buffer that is there already, so whatever is allocated, the node
 //! has allocated.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 
 use ioring::Direct;
@@ -18,39 +16,8 @@ use node::server::{self, Options};
 use vsr::format::{Configuration, FormatOptions};
 use wire::{ClusterId, ReplicaId};
 
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: passes everything on to the system's allocator.
-#[expect(unsafe_code, reason = "an allocator is unsafe by definition")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as promised by the caller.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as promised by the caller.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as promised by the caller.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as promised by the caller.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+#[path = "../../tests/support/counting.rs"]
+mod counting;
 
 fn start(dir: &Path) -> TcpStream {
     let configuration =
@@ -91,9 +58,9 @@ fn allocations(stream: &mut TcpStream, request: &[u8], reply_len: usize, rounds:
         }
     };
     run(1000);
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = counting::in_all();
     run(rounds);
-    (ALLOCATIONS.load(Ordering::Relaxed) - before) * 1000 / rounds
+    (counting::in_all() - before) * 1000 / rounds
 }
 
 #[test]

@@ -211,7 +211,8 @@ impl Lives {
         for (number, block) in blocks.filter(|(_, block)| block[TYPE_OFFSET] == VALUE_BLOCK) {
             let offset = (number * size) as u64;
             self.healthy.push((file.clone(), offset, block.to_vec()));
-            disk.overwrite(Path::new(&file), offset + 256, &vec![ROT; size - 256]).unwrap();
+            disk.overwrite(Path::new(&file), offset + 256, &vec![ROT; size - 256])
+                .expect("the file is that long");
         }
         assert!(!self.healthy.is_empty(), "nothing is in tables");
     }
@@ -225,7 +226,7 @@ impl Lives {
                 // It was released and written anew.
                 continue;
             }
-            disk.overwrite(Path::new(&file), offset, &bytes).unwrap();
+            disk.overwrite(Path::new(&file), offset, &bytes).expect("the file is that long");
         }
     }
 }

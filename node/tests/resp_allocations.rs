@@ -1,39 +1,13 @@
 //! From a request's bytes to its reply nothing is allocated once buffers have their size.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use node::machine::{self, Budget, Context, Effect, Entry, Scratch, Verdict};
 use node::resp::{
     Form, Host, KeyRead, Limits, Parser, Progress, Read, Session, Shape, Work, plan, read,
 };
 use wire::{ClientTag, Outcome, RequestView, SliceSink, Timestamp, Version};
 
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-/// Counts what each thread allocates.
-struct Counting;
-
-#[expect(unsafe_code, reason = "an allocator is unsafe by its trait")]
-// SAFETY: everything is left to the system's allocator; counting touches no memory of its own
-// beyond a thread-local cell without a destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
+#[path = "../../tests/support/counting.rs"]
+mod counting;
 
 /// A connection whose every key holds the same value.
 struct Connection {
@@ -153,12 +127,12 @@ fn a_request_allocates_nothing() {
     for _ in 0..10 {
         connection.answer(&pipeline);
     }
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = counting::on_this_thread();
     let mut replied = 0;
     for _ in 0..1000 {
         replied += connection.answer(&pipeline);
     }
-    let allocated = ALLOCATIONS.with(Cell::get) - before;
+    let allocated = counting::on_this_thread() - before;
     assert!(replied > 100_000 && connection.changes > 5000, "the pipeline was answered");
     assert_eq!(allocated, 0);
 }

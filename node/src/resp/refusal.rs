@@ -203,8 +203,8 @@ pub(super) fn text(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::TooLarge => "ERR string exceeds maximum allowed size (proto-max-bulk-len)",
         ErrorCode::BadRequest => "ERR bad_request: the node refused the command as malformed",
         ErrorCode::NoSpace => {
-            "OOM no_space: the node has no room for what the command adds; delete something, or raise \
-             the grid's limit"
+            "OOM no_space: the node has no room for what the command adds; delete something, or \
+             raise the grid's limit"
         }
         ErrorCode::Overloaded => {
             "TRYAGAIN overloaded: more is outstanding than the node bounds; nothing was done"

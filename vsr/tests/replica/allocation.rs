@@ -1,8 +1,5 @@
 //! The path of a request through the replica allocates nothing once everything has its size.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use ioring::{BufferPool, Frozen};
 use vsr::replica::{Config, LogHead, Moment, RecoveredLog, Replica};
 use wire::message::Prepare;
@@ -10,31 +7,8 @@ use wire::{CheckpointId, Op, Requests, View};
 
 use crate::harness::request;
 
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-/// Counts what each thread allocates.
-struct Counting;
-
-#[expect(unsafe_code, reason = "an allocator is unsafe by its trait")]
-// SAFETY: everything is left to the system's allocator; counting touches no memory of its own
-// beyond a thread-local cell without a destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
+#[path = "../../../tests/support/counting.rs"]
+mod counting;
 
 struct Driver {
     replica: Replica,
@@ -88,13 +62,13 @@ fn requests_pass_without_an_allocation() {
     let requests: Vec<u8> = (0..50).flat_map(|tag| request(tag, 160)).collect();
     let mut driver = Driver::start();
     driver.turn(&requests);
-    let before = ALLOCATIONS.get();
+    let before = counting::on_this_thread();
     for _ in 0..1000 {
         driver.turn(&requests);
     }
-    assert_eq!(ALLOCATIONS.get() - before, 0);
+    assert_eq!(counting::on_this_thread() - before, 0);
     assert_eq!(driver.applied, 1001 * 50);
-    let counted = ALLOCATIONS.get();
+    let counted = counting::on_this_thread();
     drop(vec![1u8]);
-    assert_eq!(ALLOCATIONS.get() - counted, 1, "the counter counts");
+    assert_eq!(counting::on_this_thread() - counted, 1, "the counter counts");
 }
