@@ -45,7 +45,10 @@ fn nothing_acknowledged_is_lost_by_kill_9() {
     let mut ledger = Ledger::new(77, KEYS);
     let rounds = support::rounds(4);
     for round in 0..rounds {
-        let mut node = Node::start(&folder.data(), &[]);
+        // A directory knows nothing of cores: it is written with one number and read with another.
+        let cores = support::cores();
+        let in_turn = |turn: u32| ["--cores", cores[turn as usize % cores.len()]];
+        let mut node = Node::start(&folder.data(), &in_turn(round));
         let options = options(&node, u64::from(round), 1 + round as usize % 8);
         let load = thread::spawn(move || load::resume(&options, ledger, |_| {}).unwrap());
         // Moments between a tenth and two seconds, spread over the rounds.
@@ -56,7 +59,7 @@ fn nothing_acknowledged_is_lost_by_kill_9() {
         assert_eq!(report.wrong_reads, 0, "round {round}:\n{report}");
         assert!(report.operations > 0, "round {round} did nothing:\n{report}");
 
-        let node = Node::start(&folder.data(), &[]);
+        let node = Node::start(&folder.data(), &in_turn(round + 1 + round / 2));
         let found = load::verify(&node.resp, &ledger, u64::MAX, 0).unwrap();
         assert!(found.is_good(), "round {round}: {found:?}\n{}", node.log());
         println!(

@@ -36,8 +36,14 @@ fn redis_cli_works_as_it_is() {
     if !is_there("redis-cli") {
         return;
     }
+    for cores in support::cores() {
+        redis_cli_works(cores);
+    }
+}
+
+fn redis_cli_works(cores: &str) {
     let folder = Folder::new();
-    let node = Node::start(&folder.data(), &[]);
+    let node = Node::start(&folder.data(), &["--cores", cores]);
     let rows: [(&[&str], &str); 12] = [
         (&["PING"], "PONG"),
         (&["SET", "hello", "world"], "OK"),
@@ -66,8 +72,14 @@ fn redis_benchmark_runs_to_its_end() {
     if !is_there("redis-benchmark") {
         return;
     }
+    for cores in support::cores() {
+        redis_benchmark_runs(cores);
+    }
+}
+
+fn redis_benchmark_runs(cores: &str) {
     let folder = Folder::new();
-    let node = Node::start(&folder.data(), &[]);
+    let node = Node::start(&folder.data(), &["--cores", cores]);
     for depth in ["1", "16"] {
         let output = Command::new("redis-benchmark")
             .args(["-p", port(&node), "-t", "set,get,incr,mset", "-c", "50", "-P", depth])

@@ -349,7 +349,7 @@ fn free_port() -> std::io::Result<u16> {
 fn quorate(folder: &Path, port: u16, options: &Options) -> Command {
     let mut command = Command::new(&options.binary);
     command.args(["dev", "--http", "127.0.0.1:0", "--resp", &format!("127.0.0.1:{port}")]);
-    command.arg("--cores").arg(options.server_cpu.to_string());
+    command.arg("--cores").arg(format!("{0}-{0}", options.server_cpu));
     command.arg("--dir").arg(folder.join("data"));
     command
 }

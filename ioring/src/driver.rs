@@ -40,6 +40,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -94,6 +95,12 @@ pub(crate) enum Operation {
     Send { socket: Rc<SocketHandle>, data: Vec<u8>, sent: usize },
     /// Send `parts[first][sent..]` and all parts after it. Result: bytes taken.
     SendFrozen { socket: Rc<SocketHandle>, parts: Vec<Frozen>, first: usize, sent: usize },
+}
+
+/// A connection that belongs to no core.
+pub(crate) enum Released {
+    Descriptor(OwnedFd),
+    Simulated(SocketId),
 }
 
 /// What a driver answers. Methods take `&self`: drivers keep their state in cells.
@@ -154,6 +161,10 @@ pub(crate) trait Driver {
         listener: SocketId,
         waker: &Waker,
     ) -> Poll<io::Result<(SocketId, SocketAddr)>>;
+    /// Takes a connection that was accepted, and nothing more, out of this core's hands.
+    fn release_socket(&self, socket: SocketId) -> Released;
+    /// Takes it into another core's of the same process.
+    fn adopt_socket(&self, released: Released) -> SocketId;
     /// A socket to connect to `address` with [`Operation::Connect`].
     fn open_socket(&self, address: SocketAddr) -> io::Result<SocketId>;
     /// The next bytes received, in order; empty at the end of the stream, and again after that.

@@ -49,7 +49,7 @@ pub use core::CoreId;
 pub use fatal::{Fatal, fatal};
 pub use file::{Direct, File, FileError, OpenOptions};
 pub use mesh::{Inbox, Outbox, lane};
-pub use net::{ListenOptions, Listener, RecvBuffer, Side, Stream};
+pub use net::{Accepted, ListenOptions, Listener, RecvBuffer, Side, Stream};
 pub use random::{Random, random};
 pub use spawn::{Task, spawn, yield_now};
 pub use stats::Stats;

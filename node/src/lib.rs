@@ -12,6 +12,7 @@
 //! | [`connection`] | sockets: turns, replies, limits |
 //! | [`resp`] | the Redis protocol, pure |
 //! | [`core`] | what a core has, and how its parts reach each other |
+//! | [`mesh`] | lanes between cores |
 //! | [`gateway`] | what connections wait for |
 //! | [`replica`] | drives the replica and the journal |
 //! | [`shard`] | forests, and what applies the log to them |
@@ -24,6 +25,7 @@ pub mod control;
 pub mod core;
 pub mod gateway;
 pub mod machine;
+pub mod mesh;
 pub mod metrics;
 pub mod replica;
 pub mod resp;

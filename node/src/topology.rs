@@ -15,7 +15,7 @@
 use wire::{SLOT_COUNT, ShardId, Slot};
 
 /// From how many cores on the replica has one to itself, unless told otherwise.
-const DEDICATED_FROM: u16 = 4;
+pub const DEDICATED_FROM: u16 = 4;
 
 /// A core of this node, counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

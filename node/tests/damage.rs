@@ -2,25 +2,21 @@
 //! block fails by name, everything else goes on, in a replay and after a restart too, and what was
 //! acknowledged is never silently taken back.
 
+mod support;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use ioring::Stream;
 use ioring::sim::config::Config as SimConfig;
 use ioring::sim::world::{Crash, NodeId, World};
-use ioring::{Direct, Stream, lane};
-use node::config::{Config, Layers};
-use node::connection;
-use node::core::clients::OpenCount;
-use node::server::{self, Options, Part};
-use node::status::PhaseCell;
+use node::server;
+use support::{DIR, PORT, parts};
 use vsr::format::{Configuration, FormatOptions};
 use wire::{ClusterId, ReplicaId};
 
-const DIR: &str = "/data";
-const PORT: u16 = 6400;
 /// Keys, each with a number.
 const KEYS: usize = 1200;
 /// Keys that are asked for at once.
@@ -49,28 +45,6 @@ async fn format() {
     server::format_here(Path::new(DIR), &options, |_, _| ())
         .await
         .expect("an empty directory is formatted");
-}
-
-fn part(address: SocketAddr) -> Part {
-    let mut layers = Layers::default();
-    layers.set_flag("resp", address.to_string());
-    layers.set_flag("insecure", "yes");
-    layers.set_flag("cache", "256KiB");
-    let (_ask, questions) = lane(1);
-    Part {
-        options: Options {
-            dir: DIR.into(),
-            config: Config::new(&layers).expect("the settings are valid"),
-            direct: Direct::Required,
-            connections: connection::Limits::default(),
-        },
-        http: "127.0.0.1:1".parse().expect("this is an address"),
-        questions,
-        phase: PhaseCell::default(),
-        identity: Arc::new(OnceLock::new()),
-        open: OpenCount::default(),
-        serving: Box::new(|_| ()),
-    }
 }
 
 fn key(number: usize) -> String {
@@ -147,21 +121,25 @@ fn corrupt(answers: &[String]) -> BTreeSet<usize> {
     (0..answers.len()).filter(|&key| corrupt(&answers[key])).collect()
 }
 
+/// Numbers of cores to try: with three, what is damaged is not on the core that has the log.
+const CORES: [u16; 2] = [1, 3];
+
 /// A node that lives and dies on one disk.
 struct Lives {
     world: World,
     server: NodeId,
     client: NodeId,
+    cores: u16,
     /// What damaged blocks held: file, offset, bytes.
     healthy: Vec<(String, u64, Vec<u8>)>,
 }
 
 impl Lives {
-    fn new() -> Lives {
+    fn new(cores: u16) -> Lives {
         let mut world = World::new(3, SimConfig::default());
         let (server, client) = (world.add_node("server"), world.add_node("client"));
         world.run(server, format).expect("formatting ends");
-        Lives { world, server, client, healthy: Vec::new() }
+        Lives { world, server, client, cores, healthy: Vec::new() }
     }
 
     fn address(&self) -> SocketAddr {
@@ -169,7 +147,8 @@ impl Lives {
     }
 
     fn start(&mut self) {
-        self.world.start(self.server, vec![part(self.address())], |part| async move {
+        let (parts, _ask) = parts(self.address(), self.cores);
+        self.world.start(self.server, parts, |part| async move {
             server::serve(part).await.expect("the node starts");
         });
     }
@@ -262,7 +241,11 @@ fn assert_raised(answers: &[String], unreadable: &BTreeSet<usize>, by: usize) {
 
 #[test]
 fn an_operation_that_needs_a_corrupt_block_changes_nothing_and_all_others_are_done() {
-    let mut lives = Lives::new();
+    CORES.into_iter().for_each(operations_that_need_it);
+}
+
+fn operations_that_need_it(cores: u16) {
+    let mut lives = Lives::new(cores);
     lives.life(fill);
     lives.damage();
     let bad = lives.life(|stream| async move {
@@ -310,7 +293,11 @@ fn an_operation_that_needs_a_corrupt_block_changes_nothing_and_all_others_are_do
 
 #[test]
 fn what_a_replay_cannot_do_again_is_not_read_as_it_was_before() {
-    let mut lives = Lives::new();
+    CORES.into_iter().for_each(replays_that_need_it);
+}
+
+fn replays_that_need_it(cores: u16) {
+    let mut lives = Lives::new(cores);
     lives.life(fill);
     lives.life(|stream| async move {
         assert_raised(&ask_all(&stream, "INCR", &[]).await, &BTreeSet::new(), 1);
@@ -334,7 +321,11 @@ fn what_a_replay_cannot_do_again_is_not_read_as_it_was_before() {
 
 #[test]
 fn once_damage_is_known_a_write_that_needs_it_is_not_given_an_op() {
-    let mut lives = Lives::new();
+    CORES.into_iter().for_each(writes_once_it_is_known);
+}
+
+fn writes_once_it_is_known(cores: u16) {
+    let mut lives = Lives::new(cores);
     lives.life(fill);
     lives.damage();
     let bad = lives.life(|stream| async move {

@@ -5,28 +5,24 @@
 //! back: each has to be at least what was acknowledged and at most what was sent. The
 //! configuration is so small that bars end, checkpoints are taken and segments wrap all the time.
 
+mod support;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use ioring::Stream;
 use ioring::sim::config::Config as SimConfig;
 use ioring::sim::dice::Dice;
 use ioring::sim::world::{Crash, NodeId, Status, World};
-use ioring::{Direct, Stream, lane};
-use node::config::{Config, Layers};
-use node::connection;
-use node::core::clients::OpenCount;
-use node::server::{self, Options, Part};
-use node::status::PhaseCell;
+use node::server;
+use support::{DIR, PORT, parts};
 use vsr::format::{Configuration, FormatOptions};
 use wire::{ClusterId, ReplicaId};
 
-const DIR: &str = "/data";
-const PORT: u16 = 6400;
 const KEYS: u64 = 40;
 
 fn configuration() -> Configuration {
@@ -49,28 +45,6 @@ async fn format() {
         .expect("an empty directory is formatted");
 }
 
-fn part(address: SocketAddr) -> Part {
-    let mut layers = Layers::default();
-    layers.set_flag("resp", address.to_string());
-    layers.set_flag("insecure", "yes");
-    layers.set_flag("cache", "256KiB");
-    let (_ask, questions) = lane(1);
-    Part {
-        options: Options {
-            dir: DIR.into(),
-            config: Config::new(&layers).expect("the settings are valid"),
-            direct: Direct::Required,
-            connections: connection::Limits::default(),
-        },
-        http: "127.0.0.1:1".parse().expect("this is an address"),
-        questions,
-        phase: PhaseCell::default(),
-        identity: Arc::new(OnceLock::new()),
-        open: OpenCount::default(),
-        serving: Box::new(|_| ()),
-    }
-}
-
 /// What clients know: per key what was sent and what was acknowledged.
 #[derive(Default)]
 struct Ledger {
@@ -78,7 +52,7 @@ struct Ledger {
     acknowledged: BTreeMap<u64, u64>,
 }
 
-type Shared = Rc<RefCell<Ledger>>;
+type Known = Rc<RefCell<Ledger>>;
 
 fn request(words: &[&str]) -> Vec<u8> {
     let mut out = format!("*{}\r\n", words.len());
@@ -120,7 +94,7 @@ async fn connect(address: SocketAddr) -> Stream {
 }
 
 /// Raises counters, several at a time, until the connection ends.
-async fn load(address: SocketAddr, ledger: Shared, seed: u64) {
+async fn load(address: SocketAddr, ledger: Known, seed: u64) {
     let stream = connect(address).await;
     let mut dice = Dice::new(seed, "load");
     loop {
@@ -148,7 +122,7 @@ async fn load(address: SocketAddr, ledger: Shared, seed: u64) {
 }
 
 /// Reads every key and compares.
-async fn verify(address: SocketAddr, ledger: Shared) -> u64 {
+async fn verify(address: SocketAddr, ledger: Known) -> u64 {
     let stream = connect(address).await;
     let mut found = 0;
     for key in 0..KEYS {
@@ -194,20 +168,22 @@ struct Lives {
     server: NodeId,
     client: NodeId,
     address: SocketAddr,
-    ledger: Shared,
+    ledger: Known,
+    cores: u16,
 }
 
 impl Lives {
-    fn new(seed: u64) -> Lives {
+    fn new(seed: u64, cores: u16) -> Lives {
         let mut world = World::new(seed, SimConfig::default());
         let (server, client) = (world.add_node("server"), world.add_node("client"));
         world.run(server, format).expect("formatting ends");
         let address = SocketAddr::new(world.address(server), PORT);
-        Lives { world, server, client, address, ledger: Shared::default() }
+        Lives { world, server, client, address, ledger: Known::default(), cores }
     }
 
     fn start_server(&mut self) {
-        self.world.start(self.server, vec![part(self.address)], |part| async move {
+        let (parts, _ask) = parts(self.address, self.cores);
+        self.world.start(self.server, parts, |part| async move {
             server::serve(part).await.expect("the node starts");
         });
     }
@@ -239,8 +215,8 @@ impl Lives {
     }
 }
 
-fn one_history(seed: u64) -> (u64, u64) {
-    let mut lives = Lives::new(seed);
+fn one_history(seed: u64, cores: u16) -> (u64, u64) {
+    let mut lives = Lives::new(seed, cores);
     let mut dice = Dice::new(seed, "crashes");
     let mut found = 0;
     for life in 0..3 {
@@ -256,13 +232,15 @@ fn what_was_acknowledged_survives_a_crash_at_any_step() {
     let seeds = std::env::var("QUORATE_TEST_SEEDS").ok().and_then(|text| text.parse().ok());
     let mut found = 0;
     for seed in 0..seeds.unwrap_or(12) {
-        found += one_history(seed).1;
+        found += one_history(seed, 1 + seed as u16 % 3).1;
     }
     assert!(found > 0, "no history got as far as a write");
 }
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
-    assert_eq!(one_history(3), one_history(3));
-    assert_ne!(one_history(3).0, one_history(4).0);
+    for cores in [1, 2, 3] {
+        assert_eq!(one_history(3, cores), one_history(3, cores));
+        assert_ne!(one_history(3, cores).0, one_history(4, cores).0);
+    }
 }

@@ -161,6 +161,10 @@ fn issue(plan: &Plan, random: &mut Random, bytes: &mut Vec<u8>) -> Outstanding {
             push_request(bytes, &command.arguments());
         }
         Step::Peek(key) => push_request(bytes, &["GET", key]),
+        Step::PeekPair(pair) => {
+            let [left, right] = pair_keys(*pair);
+            push_request(bytes, &["MGET", &left, &right]);
+        }
         Step::Increment(counter) => {
             ledger.send_increment(*counter);
             push_request(bytes, &["INCR", &counter_key(*counter)]);
@@ -209,6 +213,13 @@ fn receive(
             let before = peeked.insert(key.clone(), number).unwrap_or(0);
             if number < before { Err(wrong("an older value than before")) } else { Ok(()) }
         }
+        Step::PeekPair(_) => {
+            ledger.counts.reads += 1;
+            match reply {
+                Reply::Array(pair) if pair.len() == 2 && pair[0] == pair[1] => Ok(()),
+                _ => Err(wrong("half of what was written together")),
+            }
+        }
         Step::Increment(counter) => ledger.acknowledge_increment(*counter, reply),
         Step::Pair { value, .. } => match (value, reply) {
             (Some(_), Reply::Integer(0 | 1)) | (None, Reply::Integer(0 | 2)) => Ok(()),
@@ -223,6 +234,32 @@ fn checkpoint(info: &Reply) -> u64 {
     let text = String::from_utf8_lossy(text);
     let line = text.lines().find_map(|line| line.strip_prefix("quorate_checkpoint_op:"));
     line.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Empties the node while nobody else uses it, and looks from other connections, so from other
+/// cores, whether it is.
+pub async fn flush(plan: Plan) -> Option<()> {
+    let mut connection = Connection::open(plan.address).await;
+    plan.ledger.borrow_mut().send_flush();
+    let mut bytes = Vec::new();
+    push_request(&mut bytes, &["FLUSHALL"]);
+    connection.send(bytes).await.ok()?;
+    let mut replies = vec![(connection.receive().await.ok()?, Reply::Simple("OK".to_owned()))];
+    plan.ledger.borrow_mut().acknowledge_flush();
+    for _ in 0..3 {
+        let mut connection = Connection::open(plan.address).await;
+        let mut bytes = Vec::new();
+        push_request(&mut bytes, &["DBSIZE"]);
+        push_request(&mut bytes, &["KEYS", "*"]);
+        connection.send(bytes).await.ok()?;
+        replies.push((connection.receive().await.ok()?, Reply::Integer(0)));
+        replies.push((connection.receive().await.ok()?, Reply::Array(Vec::new())));
+    }
+    if let Some((reply, expected)) = replies.iter().find(|(reply, expected)| reply != expected) {
+        let text = format!("flush: was answered {reply:?}, expected {expected:?}");
+        plan.ledger.borrow_mut().violation.get_or_insert(Violation(text));
+    }
+    Some(())
 }
 
 /// Reads everything that anybody may have written.

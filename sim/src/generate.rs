@@ -16,6 +16,8 @@ pub enum Step {
     Own(Command),
     /// GET of another client's key.
     Peek(Key),
+    /// MGET of a pair of all.
+    PeekPair(usize),
     /// INCR of a counter of all.
     Increment(usize),
     /// MSETNX or DEL of a pair of all.
@@ -45,7 +47,8 @@ pub fn step(random: &mut Random, ledger: &Ledger, owner: usize) -> Step {
             let value = (!random.chance(3)).then(|| stamp(owner, number, size(random)));
             Step::Pair { pair, value }
         }
-        11..18 => {
+        11..14 => Step::PeekPair(random.below(PAIRS as u64) as usize),
+        14..20 => {
             let other = random.below(ledger.owners() as u64) as usize;
             let kind = if random.chance(2) { "plain" } else { "group" };
             Step::Peek(own_key(other, kind, random.below(GROUPED)))
@@ -71,7 +74,8 @@ fn command(random: &mut Random, ledger: &Ledger, owner: usize) -> Command {
     let counter = own_key(owner, "count", random.below(COUNTED));
     let value = stamp(owner, number, size(random));
     match random.below(100) {
-        0..18 => Command::Get(plain),
+        0..13 => Command::Get(plain),
+        13..18 => Command::MultiGet(lasting_keys(random, owner)),
         18..24 => Command::Get(fleeting),
         24..50 => Command::Set(plain, value),
         50..56 => Command::SetFor(fleeting, value, 1 + random.below(25)),
@@ -97,6 +101,13 @@ fn command(random: &mut Random, ledger: &Ledger, owner: usize) -> Command {
 fn group(random: &mut Random, owner: usize, value: &[u8]) -> Vec<(Key, Vec<u8>)> {
     let count = 2 + random.below(GROUPED - 1);
     (0..count).map(|index| (own_key(owner, "group", index), value.to_vec())).collect()
+}
+
+/// Keys of values that do not vanish by themselves.
+fn lasting_keys(random: &mut Random, owner: usize) -> Vec<Key> {
+    let groups = (0..GROUPED).map(|index| own_key(owner, "group", index));
+    let first = random.below(PLAIN - 2);
+    groups.chain((first..first + 3).map(|index| own_key(owner, "plain", index))).collect()
 }
 
 fn some_keys(random: &mut Random, owner: usize) -> Vec<Key> {

@@ -97,6 +97,8 @@ pub struct Counts {
     pub lost: u64,
     /// Reads checked.
     pub reads: u64,
+    /// How often the node forgot everything.
+    pub flushes: u64,
     /// The newest checkpoint that was seen.
     pub checkpoint: u64,
     /// How often it was a new one.
@@ -108,6 +110,8 @@ pub struct Counts {
 pub struct Ledger {
     owners: Vec<Owner>,
     counters: Vec<Counter>,
+    /// Whether the node was told to forget everything and has not said that it did.
+    flushing: bool,
     /// The first promise that was seen broken.
     pub violation: Option<Violation>,
     /// What was played so far.
@@ -256,6 +260,7 @@ impl Ledger {
         Ledger {
             owners: vec![Owner { next: 1, ..Owner::default() }; owners],
             counters: vec![Counter::default(); COUNTERS],
+            flushing: false,
             violation: None,
             counts: Counts::default(),
         }
@@ -346,6 +351,24 @@ impl Ledger {
         }
     }
 
+    /// The node is told to forget everything, while no write is outstanding.
+    pub fn send_flush(&mut self) {
+        assert!(self.owners.iter().all(|owner| owner.sent.is_empty()), "writes are under way");
+        self.flushing = true;
+    }
+
+    /// It has.
+    pub fn acknowledge_flush(&mut self) {
+        self.flushing = false;
+        self.counts.flushes += 1;
+        for owner in &mut self.owners {
+            (owner.base, owner.now) = Default::default();
+        }
+        for counter in &mut self.counters {
+            *counter = Counter::default();
+        }
+    }
+
     /// Every key that anybody may have written.
     #[must_use]
     pub fn all_keys(&self) -> BTreeSet<Key> {
@@ -358,6 +381,7 @@ impl Ledger {
                     Command::MultiSet(pairs) | Command::MultiSetIfNone(pairs) => {
                         keys.extend(pairs.iter().map(|(key, _)| key.clone()));
                     }
+                    Command::MultiGet(_) => {}
                     Command::Get(key)
                     | Command::Set(key, _)
                     | Command::SetFor(key, ..)
@@ -379,6 +403,12 @@ impl Ledger {
     /// # Errors
     /// The promise that is broken.
     pub fn settle(&mut self, survey: &Survey, died: u64) -> Result<(), Violation> {
+        if std::mem::take(&mut self.flushing)
+            && survey.keys.values().all(|found| found.bytes.is_none())
+        {
+            // It was not acknowledged, and done all the same: wholly.
+            self.acknowledge_flush();
+        }
         for (name, owner) in self.owners.iter_mut().enumerate() {
             let (sent, acknowledged) = (owner.sent.len(), owner.acknowledged);
             let length = owner.settle(name, survey, died)?;

@@ -21,7 +21,8 @@
 //! 2. What a client has read of another's keys was durable: the prefix contains that as well.
 //! 3. Every reply is the one that the model gives, while the node lives.
 //! 4. Counters that all clients share lie between what was acknowledged and what was sent, and no
-//!    two increments were given the same result. Pairs that all clients share are equal.
+//!    two increments were given the same result. Pairs that all clients share are
+//!    equal, whenever they are read together. A flush is there wholly or not at all, on all cores.
 //! 5. The node starts after every crash, from every state that the disk may be in.
 //!
 //! [`simulation::Simulation`] plays lives one after the other over one directory, and

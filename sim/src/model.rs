@@ -49,6 +49,8 @@ pub type Keys = BTreeMap<Key, Value>;
 pub enum Command {
     /// GET
     Get(Key),
+    /// MGET
+    MultiGet(Vec<Key>),
     /// SET
     Set(Key, Vec<u8>),
     /// SET PX milliseconds
@@ -100,6 +102,10 @@ impl Command {
         };
         match self {
             Command::Get(key) => words(&[b"GET", key.as_bytes()]),
+            Command::MultiGet(keys) => {
+                let keys = keys.iter().map(|key| key.clone().into_bytes());
+                std::iter::once(b"MGET".to_vec()).chain(keys).collect()
+            }
             Command::Set(key, value) => words(&[b"SET", key.as_bytes(), value]),
             Command::SetFor(key, value, time) => {
                 words(&[b"SET", key.as_bytes(), value, b"PX", time.to_string().as_bytes()])
@@ -122,7 +128,7 @@ impl Command {
     /// Whether it can change anything.
     #[must_use]
     pub fn is_write(&self) -> bool {
-        !matches!(self, Command::Get(_))
+        !matches!(self, Command::Get(_) | Command::MultiGet(_))
     }
 
     /// Does it to the keys, sent at `now`; returns what the reply must be.
@@ -130,6 +136,13 @@ impl Command {
         let ok = || Expected::Is(Reply::Simple("OK".to_owned()));
         match self {
             Command::Get(key) => read(keys.get(key)),
+            Command::MultiGet(all) => {
+                let value = |key| match keys.get(key) {
+                    None => Reply::Nil,
+                    Some(value) => Reply::Bulk(value.bytes.clone()),
+                };
+                Expected::Is(Reply::Array(all.iter().map(value).collect()))
+            }
             Command::Set(key, value) => {
                 keys.insert(key.clone(), Value::lasting(value));
                 ok()

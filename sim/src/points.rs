@@ -12,6 +12,7 @@
 use ioring::sim::{Crash, Dice};
 
 use crate::Violation;
+use crate::server::Shape;
 use crate::simulation::{End, Life, Simulation, Snapshot};
 
 /// Which steps.
@@ -75,9 +76,14 @@ fn crash(dice: &mut Dice) -> Crash {
 ///
 /// # Errors
 /// The promise that was broken.
-pub fn random_lives(seed: u64, lives: u32, batches: u32) -> Result<Played, Violation> {
+pub fn random_lives(
+    seed: u64,
+    shape: Shape,
+    lives: u32,
+    batches: u32,
+) -> Result<Played, Violation> {
     let mut dice = Dice::new(seed, "lives");
-    let mut simulation = Simulation::new(seed)?;
+    let mut simulation = Simulation::new(seed, shape)?;
     let mut played = Played::default();
     let mut usual = simulation.life(batches, End::Work(Crash::Power))?;
     for _ in 0..lives {
@@ -104,8 +110,8 @@ pub fn random_lives(seed: u64, lives: u32, batches: u32) -> Result<Played, Viola
 }
 
 /// A directory that has lived.
-fn aged(seed: u64, window: &Window) -> Result<Snapshot, Violation> {
-    let mut simulation = Simulation::new(seed)?;
+fn aged(seed: u64, shape: Shape, window: &Window) -> Result<Snapshot, Violation> {
+    let mut simulation = Simulation::new(seed, shape)?;
     for life in 0..window.age {
         let crash = if life % 2 == 0 { Crash::Power } else { Crash::Process };
         simulation.life(window.batches, End::Work(crash))?;
@@ -117,9 +123,10 @@ fn aged(seed: u64, window: &Window) -> Result<Snapshot, Violation> {
 ///
 /// # Errors
 /// The promise that was broken, and the step.
-pub fn every_step(seed: u64, window: &Window) -> Result<Played, Violation> {
-    let base = aged(seed, window)?;
-    let whole = Simulation::resume(seed, &base).life(window.batches, End::Work(Crash::Power))?;
+pub fn every_step(seed: u64, shape: Shape, window: &Window) -> Result<Played, Violation> {
+    let base = aged(seed, shape, window)?;
+    let whole =
+        Simulation::resume(seed, shape, &base).life(window.batches, End::Work(Crash::Power))?;
     let mut dice = Dice::new(seed, "window");
     let points = window.points.min(whole.steps);
     let first = dice.below(whole.steps - points + 1);
@@ -129,21 +136,21 @@ pub fn every_step(seed: u64, window: &Window) -> Result<Played, Violation> {
         let end = End::Step(step, crash(&mut dice));
         let snapshot = base.with_crash_seed(dice.bits());
         let again = (point % 3 == 2).then(|| dice.below(whole.surveyed_at.unwrap_or(1)));
-        let run = one_point(seed, &snapshot, window.batches, end, again, &mut played);
+        let run = one_point((seed, shape), &snapshot, window.batches, end, again, &mut played);
         run.map_err(|Violation(what)| Violation(format!("{end:?}, then {again:?}: {what}")))?;
     }
     Ok(played)
 }
 
 fn one_point(
-    seed: u64,
+    (seed, shape): (u64, Shape),
     snapshot: &Snapshot,
     batches: u32,
     end: End,
     again: Option<u64>,
     played: &mut Played,
 ) -> Result<(), Violation> {
-    let mut simulation = Simulation::resume(seed, snapshot);
+    let mut simulation = Simulation::resume(seed, shape, snapshot);
     played.count(&simulation.life(batches, end)?);
     if let Some(step) = again {
         played.count(&simulation.life(batches, End::Step(step, Crash::Power))?);

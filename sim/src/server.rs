@@ -7,16 +7,13 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::{Arc, OnceLock};
 
 use ioring::sync::Event;
-use ioring::{Direct, Inbox, Queue, lane, spawn};
-use node::config::{Config, Idle, LogFormat};
+use ioring::{Direct, Outbox, Queue, lane, spawn};
+use node::config::{Config, Cores, Idle, LogFormat};
 use node::connection::Limits;
 use node::control::Question;
-use node::core::clients::OpenCount;
-use node::server::{Options, Part, StartError};
-use node::status::PhaseCell;
+use node::server::{First, Options, Part, Shared, StartError};
 use vsr::format::{Configuration, FormatOptions};
 use wire::{ClusterId, ReplicaId};
 
@@ -49,27 +46,71 @@ pub async fn format() -> Result<(), String> {
     made.map_err(|error| error.to_string())
 }
 
-/// Serves until `stop` is notified.
+/// The cores of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// How many.
+    pub cores: u16,
+    /// Whether the first is without shards.
+    pub dedicated: bool,
+}
+
+impl Shape {
+    /// One core.
+    pub const ONE: Shape = Shape { cores: 1, dedicated: false };
+    /// Two cores with shards.
+    pub const TWO: Shape = Shape { cores: 2, dedicated: false };
+    /// Two cores with shards, and one for the replica.
+    pub const THREE: Shape = Shape { cores: 3, dedicated: true };
+    /// Those that are tried.
+    pub const ALL: [Shape; 3] = [Shape::ONE, Shape::TWO, Shape::THREE];
+
+    /// Each in its turn.
+    #[must_use]
+    pub fn of(seed: u64) -> Shape {
+        Shape::ALL[(seed % 3) as usize]
+    }
+}
+
+/// What a core is started with, what stops the node, and the way to tell the core.
+pub type CorePart = (Part, Rc<Event>, Outbox<Question>);
+
+/// The parts of a node that stops when `stop` is notified.
+#[must_use]
+pub fn parts(shape: Shape, stop: &Rc<Event>) -> Vec<CorePart> {
+    let (asks, questions): (Vec<_>, Vec<_>) = (0..shape.cores).map(|_| lane(1)).unzip();
+    let first = First { http: address(0), serving: Box::new(|_| {}) };
+    let parts = node::server::parts(&Shared::new(options(shape)), questions, first);
+    parts.into_iter().zip(asks).map(|(part, ask)| (part, stop.clone(), ask)).collect()
+}
+
+/// Serves until told to stop.
 ///
 /// # Errors
 /// Why it did not start.
-pub async fn serve(stop: Rc<Event>) -> Result<(), StartError> {
-    let (ask, questions) = lane(1);
-    let stopper = async move {
-        stop.wait().await;
-        // It fails when the node ends first.
-        drop(ask.send(Question::Stop).await);
-    };
-    spawn(Queue::Background, "stopper", stopper).detach();
-    node::server::serve(part(questions)).await
+pub async fn serve((part, stop, ask): CorePart) -> Result<(), StartError> {
+    // Without the control plane nobody asks the others anything.
+    if part.is_first() {
+        let stopper = async move {
+            stop.wait().await;
+            // It fails when the node ends first.
+            drop(ask.send(Question::Stop).await);
+        };
+        spawn(Queue::Background, "stopper", stopper).detach();
+    }
+    node::server::serve(part).await
 }
 
-fn part(questions: Inbox<Question>) -> Part {
-    let address = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
+}
+
+fn options(shape: Shape) -> Options {
     let config = Config {
         resp: address(PORT),
         http: address(0),
-        cores: None,
+        cores: Cores::Count(shape.cores),
+        dedicated_replica_core: Some(shape.dedicated),
         cache_bytes: CACHE_BYTES,
         clients_max: 64,
         lock_memory: false,
@@ -77,19 +118,5 @@ fn part(questions: Inbox<Question>) -> Part {
         log_level: tracing::Level::ERROR,
         log_format: LogFormat::Human,
     };
-    let options = Options {
-        dir: DIR.into(),
-        config,
-        direct: Direct::Required,
-        connections: Limits::default(),
-    };
-    Part {
-        options,
-        http: address(0),
-        questions,
-        phase: PhaseCell::default(),
-        identity: Arc::new(OnceLock::new()),
-        open: OpenCount::default(),
-        serving: Box::new(|_| {}),
-    }
+    Options { dir: DIR.into(), config, direct: Direct::Required, connections: Limits::default() }
 }

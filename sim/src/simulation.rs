@@ -4,7 +4,8 @@
 //!
 //! 1. The node starts on what the last life left. It must start, whatever that is.
 //! 2. One client surveys all keys; the ledger compares. If the node dies first, the next life does.
-//! 3. All clients write and read at once. They end when they have done their batches.
+//! 3. Now and then one client empties the node. Then all clients write and read at once. They end
+//!    when they have done their batches.
 //! 4. The life ends as [`End`] says: at a given step of the node (counted from the start of the
 //!    process, so it may fall into recovery, the survey or the work), after the work, or in order.
 //!
@@ -25,12 +26,15 @@ use node::server::StartError;
 use crate::Violation;
 use crate::clients::{self, Plan};
 use crate::ledger::{Counts, Ledger, Survey};
-use crate::server;
+use crate::server::{self, Shape};
 
 /// Clients that write at the same time.
 pub const CLIENTS: usize = 3;
 /// Virtual time after which a life that makes no end is given up.
 const LIFE_MAX: Duration = Duration::from_secs(120);
+
+/// How often in a million lives the node is emptied before the work.
+const FLUSH_CHANCE: u32 = 150_000;
 
 /// How a life ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +81,8 @@ impl Snapshot {
 pub struct Simulation {
     world: World,
     node: NodeId,
+    shape: Shape,
+    dice: Dice,
     hosts: Vec<NodeId>,
     ledger: Rc<RefCell<Ledger>>,
     /// Nanoseconds since 1970 when the world began.
@@ -100,8 +106,8 @@ impl Simulation {
     ///
     /// # Errors
     /// If that fails.
-    pub fn new(seed: u64) -> Result<Simulation, Violation> {
-        let mut simulation = Simulation::empty(seed, Ledger::new(CLIENTS), WORLD_BEGINS);
+    pub fn new(seed: u64, shape: Shape) -> Result<Simulation, Violation> {
+        let mut simulation = Simulation::empty(seed, shape, Ledger::new(CLIENTS), WORLD_BEGINS);
         let node = simulation.node;
         match simulation.world.run(node, server::format) {
             Ok(Ok(())) => Ok(simulation),
@@ -112,17 +118,17 @@ impl Simulation {
 
     /// Goes on from a directory as it was, under another seed.
     #[must_use]
-    pub fn resume(seed: u64, snapshot: &Snapshot) -> Simulation {
+    pub fn resume(seed: u64, shape: Shape, snapshot: &Snapshot) -> Simulation {
         let mut ledger = snapshot.ledger.clone();
         // What was played before is not played again.
         ledger.counts = Counts { checkpoint: ledger.counts.checkpoint, ..Counts::default() };
-        let mut simulation = Simulation::empty(seed, ledger, snapshot.time);
+        let mut simulation = Simulation::empty(seed, shape, ledger, snapshot.time);
         simulation.died = snapshot.died;
         simulation.world.set_disk(simulation.node, snapshot.disk.clone());
         simulation
     }
 
-    fn empty(seed: u64, ledger: Ledger, began: u64) -> Simulation {
+    fn empty(seed: u64, shape: Shape, ledger: Ledger, began: u64) -> Simulation {
         let mut world = World::new(seed, config(seed));
         let offset_ns = (began - WORLD_BEGINS) as i64;
         let mut add = |name: &str| {
@@ -133,7 +139,8 @@ impl Simulation {
         let node = add("node");
         let hosts = (0..ledger.owners()).map(|owner| add(&format!("client {owner}"))).collect();
         let ledger = Rc::new(RefCell::new(ledger));
-        Simulation { world, node, hosts, ledger, began, died: began }
+        let dice = Dice::new(seed, "flushes");
+        Simulation { world, node, shape, dice, hosts, ledger, began, died: began }
     }
 
     /// The directory as it is now, between two lives.
@@ -182,6 +189,9 @@ impl Simulation {
         let outcome = self.start(stop.clone());
         let surveyed_at = self.survey()?;
         if surveyed_at.is_some() {
+            if self.dice.chance(FLUSH_CHANCE) {
+                self.flush()?;
+            }
             self.work(batches)?;
         }
         let crashed = !self.is_running();
@@ -203,7 +213,7 @@ impl Simulation {
     }
 
     fn start(&mut self, stop: Rc<ioring::sync::Event>) -> Outcome<Result<(), StartError>> {
-        self.world.start(self.node, vec![stop], server::serve)
+        self.world.start(self.node, server::parts(self.shape, &stop), server::serve)
     }
 
     fn is_running(&self) -> bool {
@@ -218,7 +228,7 @@ impl Simulation {
     ) -> Result<(), Violation> {
         match self.world.status(self.node) {
             Status::Crashed(_) => Ok(()),
-            Status::Finished => match outcome.take().and_then(|mut results| results.pop()) {
+            Status::Finished => match outcome.take().map(node::server::outcome) {
                 Some(Ok(())) if end == End::Stop => Ok(()),
                 Some(Err(error)) => Err(Violation(format!("the node does not start: {error}"))),
                 other => Err(Violation(format!("the node ended on its own: {other:?}"))),
@@ -243,6 +253,17 @@ impl Simulation {
         let Some(survey) = found else { return Ok(None) };
         self.ledger.borrow_mut().settle(&survey, self.died)?;
         Ok(Some(self.world.node_steps(self.node)))
+    }
+
+    /// Empties the node.
+    fn flush(&mut self) -> Result<(), Violation> {
+        if !self.is_running() {
+            return Ok(());
+        }
+        let (plan, host) = (self.plan(0, 0), self.hosts[0]);
+        drop(self.world.start(host, vec![plan], clients::flush));
+        self.run_while_busy(&[host])?;
+        self.violated()
     }
 
     fn work(&mut self, batches: u32) -> Result<(), Violation> {

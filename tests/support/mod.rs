@@ -29,6 +29,12 @@ pub(crate) fn rounds(short: u32) -> u32 {
     std::env::var("QUORATE_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(short)
 }
 
+/// Numbers of cores to run a node on, in turn: one, and two where there are as many processors.
+pub(crate) fn cores() -> &'static [&'static str] {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    &["1", "2"][..processors.min(2)]
+}
+
 /// A running `quorate dev`.
 pub(crate) struct Node {
     child: Child,

@@ -29,7 +29,7 @@ pub use receive::RecvBuffer;
 use crate::buffer::Frozen;
 use crate::clock::sleep;
 use crate::core::Core;
-use crate::driver::{Driver, Operation, SocketId};
+use crate::driver::{Driver, Operation, Released, SocketId};
 use crate::operation::InFlight;
 
 /// How to listen.
@@ -102,14 +102,46 @@ impl Listener {
     /// Mostly that descriptors or memory ran out. The listener goes on: try again. The error comes
     /// after a pause, so that trying again does not keep the core busy.
     pub async fn accept(&self) -> io::Result<Stream> {
+        let (id, peer) = self.next().await?;
+        Ok(Stream::new(id, self.handle.driver.clone(), peer))
+    }
+
+    /// The next connection, for whichever core of this process adopts it.
+    ///
+    /// # Errors
+    /// As [`Listener::accept`].
+    pub async fn accept_for_any(&self) -> io::Result<Accepted> {
+        let (id, peer) = self.next().await?;
+        Ok(Accepted { socket: self.handle.driver.release_socket(id), peer })
+    }
+
+    async fn next(&self) -> io::Result<(SocketId, SocketAddr)> {
         let handle = &self.handle;
-        match poll_fn(|context| handle.driver.poll_accept(handle.id, context.waker())).await {
-            Ok((id, peer)) => Ok(Stream::new(id, handle.driver.clone(), peer)),
-            Err(error) => {
-                sleep(ACCEPT_PAUSE).await;
-                Err(error)
-            }
+        let accepted = poll_fn(|context| handle.driver.poll_accept(handle.id, context.waker()));
+        let accepted = accepted.await;
+        if accepted.is_err() {
+            sleep(ACCEPT_PAUSE).await;
         }
+        accepted
+    }
+}
+
+/// A connection on its way from the core that accepted it to the core that will serve it. Dropped
+/// on the way, it is closed.
+pub struct Accepted {
+    socket: Released,
+    peer: SocketAddr,
+}
+
+impl Accepted {
+    /// Makes it a connection of this core.
+    ///
+    /// # Panics
+    /// On a thread without a runtime, or of another runtime than the one that accepted it.
+    pub fn adopt(self) -> Stream {
+        let driver = Core::with(|core| core.driver.clone());
+        let id = driver.adopt_socket(self.socket);
+        Stream::new(id, driver, self.peer)
     }
 }
 
@@ -233,6 +265,12 @@ fn send_result(result: i32) -> io::Result<usize> {
 impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Stream({})", self.peer)
+    }
+}
+
+impl std::fmt::Debug for Accepted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Accepted({})", self.peer)
     }
 }
 

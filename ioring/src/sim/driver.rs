@@ -16,7 +16,7 @@ use super::dice::Dice;
 use super::disk::{Change, SimDisk};
 use super::log::Happened;
 use super::state::{Handle, OpKey, State};
-use crate::driver::{Driver, FileId, OpenedFile, Operation, SocketId, Token};
+use crate::driver::{Driver, FileId, OpenedFile, Operation, Released, SocketId, Token};
 use crate::fatal::Fatal;
 use crate::file::{Direct, OpenOptions};
 use crate::fs::Metadata;
@@ -236,6 +236,17 @@ impl Driver for SimDriver {
     ) -> Poll<io::Result<(SocketId, SocketAddr)>> {
         let accepted = self.state.borrow_mut().net.poll_accept(listener.0, waker);
         accepted.map_ok(|(socket, address)| (SocketId(socket), address))
+    }
+
+    fn release_socket(&self, socket: SocketId) -> Released {
+        Released::Simulated(socket)
+    }
+
+    fn adopt_socket(&self, released: Released) -> SocketId {
+        match released {
+            Released::Simulated(socket) => socket,
+            Released::Descriptor(_) => unreachable!("the simulated kernel gave out a socket"),
+        }
     }
 
     fn open_socket(&self, _address: SocketAddr) -> io::Result<SocketId> {

@@ -18,6 +18,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::IntoRawFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -35,7 +36,7 @@ use super::{disk, socket_calls};
 use crate::buffer::Region;
 use crate::clock;
 use crate::core::Core;
-use crate::driver::{Driver, FileId, OpenedFile, Operation, SocketId, Token};
+use crate::driver::{Driver, FileId, OpenedFile, Operation, Released, SocketId, Token};
 use crate::fatal::{self, Fatal};
 use crate::file::{FileHandle, OpenOptions};
 use crate::fs::{Metadata, real};
@@ -490,6 +491,20 @@ impl Driver for UringDriver {
             let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
             (SocketId(slot as i32), sockets.peer(slot).unwrap_or(nowhere))
         })
+    }
+
+    fn release_socket(&self, socket: SocketId) -> Released {
+        Released::Descriptor(self.sockets.borrow_mut().release(socket.0 as u32))
+    }
+
+    fn adopt_socket(&self, released: Released) -> SocketId {
+        match released {
+            Released::Descriptor(descriptor) => {
+                let descriptor = descriptor.into_raw_fd();
+                SocketId(self.sockets.borrow_mut().insert_stream(descriptor) as i32)
+            }
+            Released::Simulated(_) => unreachable!("the kernel gave out a descriptor"),
+        }
     }
 
     fn open_socket(&self, address: SocketAddr) -> io::Result<SocketId> {

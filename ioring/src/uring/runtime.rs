@@ -130,6 +130,11 @@ impl Runtime {
         self.rings[0].0.flags()
     }
 
+    /// How many cores there are.
+    pub fn cores(&self) -> usize {
+        self.rings.len()
+    }
+
     /// Runs `main` on every core with its part, until all have returned; gives what they returned,
     /// in order of cores. When a core's `main` returns, its other tasks are dropped.
     ///

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::net::{ListenOptions, RawAddress, Side};
@@ -106,6 +107,12 @@ pub(super) fn shutdown(descriptor: i32, side: Side) -> io::Result<()> {
     };
     // SAFETY: touches no memory.
     check(unsafe { libc::shutdown(descriptor, how) }).map(drop)
+}
+
+/// The descriptor as a value that closes it.
+pub(super) fn owned(descriptor: i32) -> OwnedFd {
+    // SAFETY: the caller owns the descriptor and gives it up.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
 }
 
 pub(super) fn close(descriptor: i32) {

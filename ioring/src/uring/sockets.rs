@@ -24,6 +24,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::task::{Poll, Waker};
 
 use io_uring::{cqueue, opcode, squeue, types};
@@ -344,6 +345,14 @@ impl Sockets {
             return Ask::Nothing;
         }
         self.cancel(slot)
+    }
+
+    /// Gives up a connection that was never received from.
+    pub(super) fn release(&mut self, slot: u32) -> OwnedFd {
+        let socket = self.slots[slot as usize].take().expect("a handle keeps its socket");
+        assert!(socket.arm == Arm::Idle && matches!(socket.kind, Kind::Stream { .. }));
+        self.free.push(slot);
+        socket_calls::owned(socket.descriptor)
     }
 
     fn remove(&mut self, slot: u32) {

@@ -50,7 +50,12 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "cores",
         default: "auto",
-        help: "processor to run on and be bound to; auto leaves that to the system",
+        help: "cores to run on: a number, processors to be bound to as in 0,2-3, or auto",
+    },
+    Key {
+        name: "dedicated_replica_core",
+        default: "auto",
+        help: "keep shards off the core that has the log: yes, no or auto (from 4 cores on)",
     },
     Key {
         name: "cache",

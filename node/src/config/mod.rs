@@ -29,6 +29,17 @@ pub enum Idle {
     Spin(Duration),
 }
 
+/// Which cores a node runs on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cores {
+    /// One for each processor that the process may use, as far as there are shards for them.
+    Auto,
+    /// So many of these.
+    Count(u16),
+    /// One on each of these processors.
+    List(Vec<usize>),
+}
+
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -45,8 +56,10 @@ pub struct Config {
     pub resp: SocketAddr,
     /// Where metrics, health and status are served.
     pub http: SocketAddr,
-    /// The processor to run on and be bound to; `None`: wherever the system puts it.
-    pub cores: Option<usize>,
+    /// The cores to run on.
+    pub cores: Cores,
+    /// Whether the replica has a core to itself; `None`: from four cores on.
+    pub dedicated_replica_core: Option<bool>,
     /// Bytes of page cache, all shards together.
     pub cache_bytes: u64,
     /// Connections served at once.
@@ -99,6 +112,10 @@ impl Config {
             resp: typed(layers, "resp", address)?,
             http: typed(layers, "http", address)?,
             cores: typed(layers, "cores", cores)?,
+            dedicated_replica_core: typed(layers, "dedicated_replica_core", |text| match text {
+                "auto" => Ok(None),
+                text => yes_or_no(text).map(Some).map_err(|error| format!("{error}, or auto")),
+            })?,
             cache_bytes: typed(layers, "cache", |text| {
                 units::parse_size(text).map_err(|error| error.to_string())
             })?,
@@ -167,15 +184,40 @@ fn idle(text: &str) -> Result<Idle, String> {
 
 /// Highest processor number accepted.
 const PROCESSOR_MAX: usize = 1023;
+/// Most cores accepted: every shard its own, and one for the replica.
+const CORES_MAX: u16 = 129;
 
-fn cores(text: &str) -> Result<Option<usize>, String> {
+/// `auto`, a number of cores, or a list of processors like `0,2-3`; `3-3` is one processor.
+fn cores(text: &str) -> Result<Cores, String> {
     if text == "auto" {
-        return Ok(None);
+        return Ok(Cores::Auto);
     }
-    match text.parse() {
-        Ok(processor) if processor <= PROCESSOR_MAX => Ok(Some(processor)),
-        _ => Err("must be auto or the number of one processor: this release runs on one".into()),
+    if let Ok(count) = text.parse() {
+        return match count {
+            1..=CORES_MAX => Ok(Cores::Count(count)),
+            _ => Err(format!("must be 1 to {CORES_MAX} cores; one processor is given as 0-0")),
+        };
     }
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number =
+            |text: &str| text.parse::<usize>().ok().filter(|number| *number <= PROCESSOR_MAX);
+        match (number(first), number(last)) {
+            (Some(first), Some(last)) if first <= last => cpus.extend(first..=last),
+            _ => return Err("must be auto, a number of cores, or processors like 0,2-3".into()),
+        }
+    }
+    let given = cpus.len();
+    cpus.sort_unstable();
+    cpus.dedup();
+    if cpus.len() < given {
+        return Err("names a processor twice".into());
+    }
+    if given > usize::from(CORES_MAX) {
+        return Err(format!("names more than {CORES_MAX} processors"));
+    }
+    Ok(Cores::List(cpus))
 }
 
 #[cfg(test)]
@@ -195,17 +237,20 @@ mod tests {
         let config = config(&[]).unwrap();
         assert_eq!(config.resp.port(), 6400);
         assert_eq!(config.http.port(), 7480);
-        assert_eq!(config.cores, None);
+        assert_eq!(config.cores, Cores::Auto);
+        assert_eq!(config.dedicated_replica_core, None);
         assert_eq!(config.idle, Idle::Adaptive);
         assert!(config.lock_memory);
     }
 
     #[test]
-    fn one_processor_or_any() {
+    fn cores_are_a_number_or_a_list() {
         let cores = |text| config(&[("cores", text)]).map(|config| config.cores);
-        assert_eq!(cores("auto").unwrap(), None);
-        assert_eq!(cores("3").unwrap(), Some(3));
-        for wrong in ["", "a", "0-1", "0,1", "99999999999999999999", "-1"] {
+        assert_eq!(cores("auto").unwrap(), Cores::Auto);
+        assert_eq!(cores("3").unwrap(), Cores::Count(3));
+        assert_eq!(cores("3-3").unwrap(), Cores::List(vec![3]));
+        assert_eq!(cores("4,0,2-3").unwrap(), Cores::List(vec![0, 2, 3, 4]));
+        for wrong in ["", "a", "0", "130", "1-0", "0,,1", "0,0", "0-2,1", "0-9999", "-1", "0-500"] {
             let error = cores(wrong).unwrap_err().to_string();
             assert!(error.contains("`cores`") && error.contains("flag"), "{error}");
         }
@@ -229,6 +274,7 @@ mod tests {
             ("cache", "lots"),
             ("clients_max", "0"),
             ("lock_memory", "maybe"),
+            ("dedicated_replica_core", "perhaps"),
             ("idle", "spin"),
             ("idle", "spin:5"),
             ("log", "loud"),

@@ -1,7 +1,8 @@
 //! Connections: from bytes of a socket to replies, in order.
 //!
-//! A connection is one task on the core that accepted it. It alternates between two halves that
-//! overlap:
+//! The replica's core accepts connections and gives them to the cores with shards in turn. A
+//! connection is one task on its core for as long as it lives. It alternates between two halves
+//! that overlap:
 //!
 //! - a *turn* ([`turn`]): everything that has arrived is parsed, planned, handed over and answered,
 //!   and the replies are in one vector, in the order of the commands;
@@ -26,7 +27,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ioring::{Listener, Queue, Stream, spawn};
+use ioring::{Accepted, Listener, Queue, Stream, spawn};
 
 use crate::core::Core;
 use crate::metrics::Counter;
@@ -55,14 +56,20 @@ impl Default for Limits {
     }
 }
 
-/// Accepts connections for as long as the core runs.
+/// Accepts connections for as long as the node takes any, and gives each core with shards one after
+/// the other.
 pub async fn accept(core: Rc<Core>, listener: Listener) {
-    let local = listener.local_addr();
+    let serving = core.topology.all_cores().filter(|index| core.topology.has_shards(*index));
+    let mut turns = serving.collect::<Vec<_>>().into_iter().cycle();
     loop {
-        match listener.accept().await {
-            Ok(stream) => {
-                let task = serve(core.clone(), stream, local);
-                spawn(Queue::Foreground, "connection", task).detach();
+        match listener.accept_for_any().await {
+            Ok(accepted) => {
+                let next = turns.next().expect("some core has shards");
+                if next == core.index {
+                    adopt(&core, accepted);
+                } else {
+                    core.mesh.hand_over(next, accepted).await;
+                }
             }
             Err(error) => {
                 // The client may be gone already, or descriptors have run out: the next may do.
@@ -71,6 +78,12 @@ pub async fn accept(core: Rc<Core>, listener: Listener) {
             }
         }
     }
+}
+
+/// Serves a connection on this core.
+pub fn adopt(core: &Rc<Core>, accepted: Accepted) {
+    let task = serve(core.clone(), accepted.adopt(), core.identity.resp);
+    spawn(Queue::Foreground, "connection", task).detach();
 }
 
 /// One connection, from its first byte to its last.

@@ -85,6 +85,17 @@ impl Clients {
         Some(Place { client, list: self.list.clone(), open: self.open.clone() })
     }
 
+    /// A number and a line for each client.
+    #[must_use]
+    pub fn lines(&self, now: Instant) -> Vec<(u64, Vec<u8>)> {
+        let line = |client: &Rc<Client>| {
+            let mut line = Vec::new();
+            client.describe(now, &mut line);
+            (client.id, line)
+        };
+        self.list.borrow().iter().map(line).collect()
+    }
+
     /// Appends a line for each client that `admits` lets through, as CLIENT LIST shows them.
     pub fn describe(&self, now: Instant, admits: impl Fn(u64) -> bool, out: &mut Vec<u8>) {
         for client in self.list.borrow().iter().filter(|client| admits(client.id)) {

@@ -7,13 +7,15 @@
 //!
 //! There is one [`Core`] value per core, shared by the core's tasks by reference count. Each part
 //! owns its state behind its own cell and borrows it for the length of a call: nothing is borrowed
-//! across an await, and no part reaches into another. What leaves the core goes by lane.
+//! across an await, and no part reaches into another. What leaves the core goes by lane
+//! ([`crate::mesh`]): writes to the replica's core, commits from it, look-ups of keys that other
+//! cores have, and outcomes back.
 //!
 //! What is particular here is only what concerns several parts: where an outcome goes
 //! ([`Deliver`]), and what a connection needs to know of time ([`Core::host`]).
 
 pub mod clients;
-mod damage;
+pub mod damage;
 pub mod desk;
 pub mod pools;
 pub mod reads;
@@ -25,7 +27,7 @@ use std::rc::{Rc, Weak};
 use ioring::sync::Event;
 use ioring::{Instant, Random};
 use vsr::replica::{LogClock, Moment};
-use wire::{ClientTag, ErrorCode, Op, Outcome, Requests, RootReference, ShardId, Timestamp};
+use wire::{ClientTag, ErrorCode, Op, Outcome, Requests, RootReference, ShardId, Slot, Timestamp};
 
 use self::clients::Clients;
 pub use self::pools::{Desks, Vectors};
@@ -33,13 +35,15 @@ use self::reads::Reads;
 use self::walk::Walks;
 use crate::connection;
 use crate::gateway::runs::{Runs, Tag};
-use crate::metrics::{Counter, Metrics, Stage};
-use crate::replica::{Log, ReplicaCore};
+use crate::mesh::batch::{Answer, Ballot, Query};
+use crate::mesh::{Mesh, Report, Summary};
+use crate::metrics::{Counter, Metrics, Snapshot, Stage};
+use crate::replica::{Log, ReplicaCore, pulse};
 use crate::resp::plan::Form;
 use crate::resp::{self, Ask, Host};
 use crate::shard::apply::{Applier, Committed, Deliver, Progress};
 use crate::shard::keeper::Keeper;
-use crate::status::{CoreReport, Identity, PhaseCell, ShardReport};
+use crate::status::{CoreReport, Identity, PhaseCell, ReplicaReport, ShardReport};
 use crate::topology::{CoreIndex, Topology};
 
 /// See the module's text.
@@ -54,6 +58,8 @@ pub struct Core {
     pub phase: PhaseCell,
     /// Who the node is.
     pub identity: Identity,
+    /// The way to other cores.
+    pub mesh: Mesh,
     /// The node's connections on this core.
     pub clients: Clients,
     /// What connections wait for.
@@ -66,8 +72,10 @@ pub struct Core {
     pub reads: Reads,
     /// The core's shards and what is committed for them.
     pub applier: Applier,
-    /// What the grids still have space for.
+    /// What the grids still have space for: on the replica's core those of all cores.
     pub space: Cell<Admission>,
+    /// What this core's grids still have space for.
+    pub space_here: Cell<Admission>,
     /// Ops were applied: who watches for an idle log looks again.
     pub activity: Event,
     /// What finishes ops that have to wait.
@@ -97,7 +105,7 @@ pub struct Core {
 }
 
 /// What writes the grids have space for: judged before a request is given an op.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Admission {
     /// All.
     #[default]
@@ -145,6 +153,14 @@ impl Core {
 
     /// Hands encoded requests over to the log; waits while it has no room for them.
     pub async fn submit(&self, writes: &[u8]) {
+        if self.index != CoreIndex::REPLICA {
+            return self.mesh.submit(writes).await;
+        }
+        self.take_writes(writes).await;
+    }
+
+    /// Gives encoded requests, of connections of whichever core, to the replica of this one.
+    pub async fn take_writes(&self, writes: &[u8]) {
         let replica = self.replica();
         for request in Requests::of_body(writes) {
             if self.is_damaged() && !damage::is_readable(self, &request).await {
@@ -155,15 +171,65 @@ impl Core {
         }
     }
 
-    /// Whether a grid of this core has a block that cannot be read.
+    /// Whether a grid has a block that cannot be read: on this core or, as far as the replica's
+    /// core has been told, on another.
     fn is_damaged(&self) -> bool {
+        self.has_damage() || self.mesh.summaries(|others| others.iter().any(|core| core.damaged))
+    }
+
+    /// A block of this core's grids cannot be read: it counts, and the replica's core is told.
+    pub fn on_corrupt(&self) {
+        self.metrics.count(Counter::Corrupt);
+        if self.index != CoreIndex::REPLICA {
+            self.mesh.report(Report::Summary(self.summary()));
+        }
+    }
+
+    /// Whether a grid of this core has a block that cannot be read.
+    fn has_damage(&self) -> bool {
         self.applier.with_shards(|shards| shards.iter().any(|shard| shard.forest().is_damaged()))
     }
 
-    /// Makes sure that an op commits that passes the deadline; `false` if that is still to come by
-    /// the replica's clock.
+    /// Makes sure that an op commits that passes the deadline; `false` if that may still be to come
+    /// by the replica's clock: then it has to be asked for again.
     pub fn request_time(&self, deadline: Timestamp) -> bool {
-        self.replica().request_time(deadline)
+        if self.index == CoreIndex::REPLICA {
+            return self.replica().request_time(deadline);
+        }
+        self.mesh.request_time(deadline);
+        false
+    }
+
+    /// Whether a slot's shard is on this core.
+    #[inline]
+    #[must_use]
+    pub fn has_slot(&self, slot: Slot) -> bool {
+        self.mesh.is_alone() || self.core_of(slot) == self.index
+    }
+
+    /// The core of a slot's shard.
+    #[must_use]
+    pub fn core_of(&self, slot: Slot) -> CoreIndex {
+        self.topology.core_of(self.topology.shard_of(slot))
+    }
+
+    /// Log time has come to a timestamp.
+    pub fn raise_clock(&self, timestamp: Timestamp) {
+        let mut clock = self.clock.get();
+        // Raised as of now: what has passed before is in the timestamp.
+        clock.advance(moment());
+        clock.raise(timestamp);
+        self.clock.set(clock);
+    }
+
+    /// Completes an operation or look-up on the core of its connection.
+    #[inline]
+    pub fn finish(&self, tag: Tag, index: u32, outcome: &Outcome<'_>) {
+        if tag.core == self.index {
+            self.runs.complete(tag, index, outcome);
+        } else {
+            self.mesh.outcome(tag, index, outcome);
+        }
     }
 
     /// This core, for a task of its own.
@@ -180,16 +246,26 @@ impl Core {
 
     /// Takes the root that a shard's checkpoint came to.
     pub fn on_root(&self, op: Op, shard: ShardId, root: RootReference) {
-        self.log().checkpoints.on_root(op, shard, root);
+        match &self.log {
+            Some(log) => log.checkpoints.on_root(op, shard, root),
+            None => self.mesh.report(Report::Root(op, shard, root)),
+        }
     }
 
     /// Waits until a checkpoint is durable.
     pub async fn wait_durable(&self, op: Op) {
-        self.log().checkpoints.wait_durable(op).await;
+        match &self.log {
+            Some(log) => log.checkpoints.wait_durable(op).await,
+            None => self.mesh.wait_durable(op).await,
+        }
     }
 
-    /// Takes a commit: applies it as far as it can be applied at once.
+    /// Takes a commit: gives it to the other cores if this is the replica's, and applies it as far
+    /// as it can be applied at once.
     pub fn commit(&self, committed: Committed) {
+        if self.index == CoreIndex::REPLICA {
+            self.mesh.commit(&committed);
+        }
         self.applier.push(committed);
         self.advance();
     }
@@ -200,28 +276,39 @@ impl Core {
             return;
         }
         let started = ioring::now();
+        let before = self.applier.applied();
         let progress = self.applier.advance(self);
         self.metrics.record(Stage::Apply, ioring::now() - started);
+        let idle = matches!(progress, Progress::Idle);
+        // Other cores wait for each op: those behind it are theirs too.
+        if idle || !self.mesh.is_alone() && self.applier.applied() > before {
+            self.on_applied();
+        }
         match progress {
-            Progress::Idle => self.on_applied(),
+            Progress::Idle | Progress::Voting | Progress::Kept => {}
             Progress::Waiting(missing) => {
                 self.metrics.count(Counter::PreparesPrefetched);
                 self.reads.fetch(missing);
             }
-            Progress::Keeper(rest) => self.keeper.give(rest),
-            Progress::Kept => {}
+            Progress::Keeper(rest) => {
+                self.reads.on_applied();
+                self.keeper.give(rest);
+            }
         }
         // Last: a report may dispatch the next prepare, which comes back here. By then everything
         // that this attempt found out has to be in its place.
         while let Some((group, memtable_bytes)) = self.applier.take_report() {
             self.measure_space();
-            self.log().dispatch.report(self, group, memtable_bytes);
+            match &self.log {
+                Some(log) => log.dispatch.report(self, group, memtable_bytes),
+                None => self.mesh.report(Report::Group(group, memtable_bytes)),
+            }
         }
     }
 
-    /// Looks how much space the fullest grid has.
+    /// Looks how much space the fullest grid of this core has.
     pub fn measure_space(&self) {
-        let admission = self.applier.with_shards(|shards| {
+        self.space_here.set(self.applier.with_shards(|shards| {
             let space = |shard: &crate::shard::Shard| shard.forest().space();
             let puts = shards.iter().all(|shard| space(shard).allows_puts());
             let deletes = shards.iter().all(|shard| space(shard).allows_deletes());
@@ -232,19 +319,56 @@ impl Core {
                 (false, true) => Admission::Deletes,
                 (false, false) => Admission::None,
             }
-        });
-        if self.space.replace(admission) != admission {
-            tracing::warn!(?admission, "the grids' state decides which writes are taken");
+        }));
+        self.judge_space();
+    }
+
+    /// Decides which writes are taken: on the replica's core, by the fullest grid of all.
+    pub fn judge_space(&self) {
+        let mut admission = self.space_here.get();
+        if self.index == CoreIndex::REPLICA {
+            let others = |all: &[Summary]| all.iter().map(|summary| summary.admission).max();
+            admission = admission.max(self.mesh.summaries(others).unwrap_or_default());
+        }
+        if self.space.replace(admission) == admission {
+            return;
+        }
+        match self.index {
+            CoreIndex::REPLICA => {
+                tracing::warn!(?admission, "the grids' state decides which writes are taken");
+            }
+            _ => self.mesh.report(Report::Summary(self.summary())),
         }
     }
 
-    /// Nothing is left to apply: whoever waits for that goes on.
+    /// Something was applied: whoever waits for that goes on.
     fn on_applied(&self) {
         self.reads.on_applied();
+        if self.index != CoreIndex::REPLICA {
+            return self.mesh.report(Report::Summary(self.summary()));
+        }
+        self.on_applied_elsewhere();
+    }
+
+    /// Another core has applied something: whoever waits for all cores goes on.
+    pub fn on_applied_elsewhere(&self) {
         self.activity.notify();
         if let Some(replica) = self.replica.get() {
             replica.on_applied();
         }
+    }
+
+    /// How far this core is.
+    fn summary(&self) -> Summary {
+        let work = pulse::Work::of(self);
+        let (applied, admission) = (self.applier.applied(), self.space_here.get());
+        Summary { applied, admission, damaged: self.has_damage(), work }
+    }
+
+    /// Whether every core has applied everything up to this op.
+    #[must_use]
+    pub fn have_all_applied(&self, op: Op) -> bool {
+        self.applier.applied() >= op && self.mesh.applied().is_none_or(|applied| applied >= op)
     }
 
     /// Answers what only the node knows.
@@ -257,30 +381,50 @@ impl Core {
     ) {
         let now = ioring::now();
         match ask {
-            Ask::Info(sections) => resp::info::append(&self.info(), *sections, form, out),
+            Ask::Info(sections) => {
+                resp::info::append(&self.info().await, *sections, form, out);
+            }
             Ask::ClientInfo => {
                 let mut line = Vec::new();
                 self.clients.describe(now, |id| id == client.id(), &mut line);
                 append_text(&line, form, out);
             }
             Ask::ClientList(filter) => {
-                let mut lines = Vec::new();
-                self.clients.describe(now, |id| filter.admits(id), &mut lines);
-                append_text(&lines, form, out);
+                let mut lines = self.clients.lines(now);
+                for answer in self.mesh.query_all(|| Query::Clients).await {
+                    if let Answer::Clients(more) = answer {
+                        lines.extend(more);
+                    }
+                }
+                lines.retain(|(id, _)| filter.admits(*id));
+                lines.sort_unstable_by_key(|(id, _)| *id);
+                let text: Vec<u8> = lines.into_iter().flat_map(|(_, line)| line).collect();
+                append_text(&text, form, out);
             }
         }
     }
 
     /// What INFO reports.
-    fn info(&self) -> resp::info::Snapshot {
-        let report = self.replica.get().map(ReplicaCore::report);
+    async fn info(&self) -> resp::info::Snapshot {
+        let mut report = self.replica.get().map(ReplicaCore::report);
+        let mut sum = self.metrics.snapshot();
+        for answer in self.mesh.query_all(|| Query::Report).await {
+            if let Answer::Report(there) = answer {
+                sum.merge(&there.metrics);
+                report = report.or(there.replica);
+            }
+        }
+        self.info_of(report, &sum)
+    }
+
+    fn info_of(&self, report: Option<ReplicaReport>, sum: &Snapshot) -> resp::info::Snapshot {
         resp::info::Snapshot {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             port: self.identity.resp.port(),
             uptime_s: ioring::now().since(self.started).as_secs(),
-            clients: self.metrics.get(Counter::ConnectionsOpen),
-            connections: self.metrics.get(Counter::ConnectionsAccepted),
-            commands: self.metrics.get(Counter::Commands),
+            clients: sum.get(Counter::ConnectionsOpen),
+            connections: sum.get(Counter::ConnectionsAccepted),
+            commands: sum.get(Counter::Commands),
             cluster: self.identity.cluster,
             replica: self.identity.replica,
             replicas: 1,
@@ -321,9 +465,11 @@ impl Core {
 impl Deliver for Core {
     #[inline]
     fn deliver(&self, tag: ClientTag, index: u32, outcome: &Outcome<'_>) {
-        let tag = Tag::unpack(tag);
-        assert_eq!(tag.core, self.index, "there is one core");
-        self.runs.complete(tag, index, outcome);
+        self.finish(Tag::unpack(tag), index, outcome);
+    }
+
+    fn vote(&self, to: CoreIndex, ballot: Ballot) {
+        self.mesh.vote(to, ballot);
     }
 }
 

@@ -3,15 +3,21 @@
 //! *In place.* A connection's look-up of a key of its own core is a borrow of the shard, one
 //! look-up and the rendering of the reply, without a task switch. A read of one key needs no read
 //! index: what is acknowledged is applied, so the newest entry here is at least as new as anything
-//! the client can have heard of. A read of several keys is as of one version, the newest that is
-//! applied on all shards ([`Snapshot`]). Compaction drops what is superseded, whoever still reads
-//! it: when a read of several keys has taken so long that its version is below what the shards
-//! keep, or the table was flushed under it, it begins again as of a newer version; after
+//! the client can have heard of. A read of several keys is as of one version, that of the newest op
+//! of which anything may have been acknowledged. Compaction drops what is superseded, whoever still
+//! reads it: when a read of several keys has taken so long that its version is below what a shard
+//! keeps, or the table was flushed after it, it begins again as of a newer version; after
 //! [`ATTEMPTS_MAX`] of them it fails by name (`snapshot_too_old`).
 //!
 //! *By a reader.* What memory cannot tell becomes a job: one of a fixed number of reader tasks
 //! awaits the grid, renders the reply and completes the connection's run. Their number bounds the
 //! look-ups in flight; jobs wait in line, as many as connections have put on their desks.
+//!
+//! *On other cores.* What is asked of a key of another core goes there by lane, is answered by that
+//! core out of memory or by its readers, and completes the run here. A read of several keys that
+//! are not all of this core first takes a *read index* from the replica's core: the newest op that
+//! was given to the cores, which contains everything acknowledged by then. Each core applies up to
+//! it and looks up as of its version, so that the read sees one state of all cores.
 //!
 //! *For the applier.* What a committed prepare cannot go on without is fetched by tasks of their
 //! own. A reader may wait for log time, and log time moves only when prepares are applied: if the
@@ -37,11 +43,14 @@ use super::Core;
 use super::desk::{Asked, Desk, Lookup};
 use crate::gateway::runs::{RunId, Tag};
 use crate::machine::Entry;
+use crate::mesh::ReadIndex;
+use crate::mesh::batch::{Ask, FarLookup, Reply};
 use crate::metrics::Counter;
 use crate::resp::plan::{Form, TABLE};
 use crate::resp::{Arguments, Combine, KeyRead, read, reply};
 use crate::shard::apply::{MISSING_MAX, Missing};
 use crate::shard::{LATEST, Looked};
+use crate::topology::CoreIndex;
 
 /// Readers of a core: look-ups in flight.
 const READERS: usize = 64;
@@ -56,30 +65,6 @@ const JOBS: usize = 4096;
 const CLOCK_STEP: Duration = Duration::from_millis(1);
 /// Idle vectors of keys kept.
 const KEYS_KEPT: usize = 256;
-
-/// What a read of several keys is as of.
-#[derive(Debug, Clone, Copy)]
-struct Snapshot {
-    version: Version,
-    /// Flushes applied before it: a flush makes keys unreachable whatever their version.
-    flushes: u64,
-}
-
-impl Snapshot {
-    /// Everything that is applied in full.
-    fn newest(core: &Core) -> Snapshot {
-        let applier = &core.applier;
-        Snapshot { version: applier.applied_version(), flushes: applier.flushes_applied() }
-    }
-
-    /// Whether everything looked up since it was taken was there to be found.
-    fn holds(&self, core: &Core) -> bool {
-        core.applier.with_shards(|shards| {
-            let mut forests = shards.iter().map(crate::shard::Shard::forest);
-            forests.all(|forest| forest.snapshot_min() <= self.version.0)
-        }) && core.applier.flushes() == self.flushes
-    }
-}
 
 /// Whether a read was answered at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +81,17 @@ enum Found<R> {
     /// The deadline is between log time and now.
     Due(Timestamp),
     Grid(GridRead),
+    /// Another core has the key.
+    Elsewhere,
+    /// What was there at the version may be gone.
+    Stale,
+}
+
+/// Why a look-up has no answer.
+enum Unanswered {
+    Failed(ErrorCode),
+    /// What was there at its version may be gone.
+    Stale,
 }
 
 /// A connection's look-up on its way through a reader.
@@ -104,7 +100,7 @@ struct Job {
     asked: Asked,
     slot: Slot,
     key: Vec<u8>,
-    version: Version,
+    as_of: Option<ReadIndex>,
 }
 
 /// The readers of a core and what waits for them.
@@ -121,6 +117,7 @@ pub struct Reads {
     applied: Event,
     waiting: Cell<u32>,
     encoded: RefCell<Vec<u8>>,
+    rendered: RefCell<Vec<u8>>,
 }
 
 impl Default for Reads {
@@ -134,6 +131,7 @@ impl Default for Reads {
             applied: Event::new(),
             waiting: Cell::new(0),
             encoded: RefCell::default(),
+            rendered: RefCell::default(),
         }
     }
 }
@@ -173,7 +171,8 @@ impl Reads {
                 core.metrics.count(Counter::ReadsInPlace);
                 InPlace::Rendered
             }
-            Found::Due(_) | Found::Grid(_) => InPlace::Wait,
+            Found::Due(_) | Found::Grid(_) | Found::Elsewhere => InPlace::Wait,
+            Found::Stale => unreachable!("the newest entry is never stale"),
         }
     }
 
@@ -234,7 +233,7 @@ impl Reads {
         let encoded = &mut *self.encoded.borrow_mut();
         let (log_time, now) = (core.applier.log_time(), core.now());
         core.applier.with_shards(|shards| {
-            let shard = shards.of_slot(slot).expect("the slot's shard is on this core");
+            let Some(shard) = shards.of_slot(slot) else { return Found::Elsewhere };
             shard.encode_key(TABLE, key, encoded);
             let looked = shard.look(encoded, version, want, |entry| match entry {
                 Some(entry) if is_due(entry.deadline, log_time, now) => {
@@ -250,18 +249,23 @@ impl Reads {
         })
     }
 
-    /// Has the readers answer a desk's look-ups: when this returns the run is complete.
+    /// Has the readers, of whichever cores have the keys, answer a desk's look-ups: when this
+    /// returns the run is complete.
     pub async fn answer_run(&self, core: &Core, run: RunId, desk: &Desk) {
-        let together = desk.lookups().iter().any(|lookup| lookup.together);
+        let mut together = desk.lookups().iter().filter(|lookup| lookup.together).peekable();
+        let any = together.peek().is_some();
+        let here = together.all(|lookup| core.has_slot(lookup.slot));
         for attempt in 0.. {
-            while together && core.applier.flushes() != core.applier.flushes_applied() {
-                self.wait_applied().await;
-            }
-            let snapshot = Snapshot::newest(core);
+            let as_of = match (any, here) {
+                (false, _) => None,
+                // What is acknowledged may be of a prepare that is applied in part.
+                (true, true) => Some(core.applier.acknowledged()),
+                (true, false) => Some(newest(core).await),
+            };
             core.runs.begin(run, desk.outcomes(), 0);
-            self.submit(core, run, desk, snapshot.version);
+            self.submit(core, run, desk, as_of);
             core.runs.wait(run).await;
-            if !together || snapshot.holds(core) {
+            if !core.runs.is_stale(run) {
                 return;
             }
             core.runs.end(run);
@@ -280,27 +284,61 @@ impl Reads {
                 let tag = Tag { core: core.index, run, first };
                 core.runs.complete(tag, 0, &Outcome::failed(ErrorCode::SnapshotTooOld));
             } else {
-                self.submit_one(core, run, desk, first, LATEST);
+                self.submit_one(core, run, desk, first, None);
             }
         }
         core.runs.wait(run).await;
     }
 
     /// Hands a desk's look-ups to the readers; their outcomes complete the run.
-    fn submit(&self, core: &Core, run: RunId, desk: &Desk, applied: Version) {
+    fn submit(&self, core: &Core, run: RunId, desk: &Desk, as_of: Option<ReadIndex>) {
         for (first, lookup) in (0..).zip(desk.lookups()) {
-            let version = if lookup.together { applied } else { LATEST };
-            self.submit_one(core, run, desk, first, version);
+            self.submit_one(core, run, desk, first, as_of.filter(|_| lookup.together));
         }
     }
 
-    fn submit_one(&self, core: &Core, run: RunId, desk: &Desk, first: u32, version: Version) {
+    fn submit_one(
+        &self,
+        core: &Core,
+        run: RunId,
+        desk: &Desk,
+        first: u32,
+        as_of: Option<ReadIndex>,
+    ) {
         let Lookup { asked, slot, ref key, .. } = desk.lookups()[first as usize];
-        let bytes = &desk.keys()[key.start as usize..key.end as usize];
-        let mut key = self.keys.borrow_mut().pop().unwrap_or_default();
-        key.clear();
-        key.extend_from_slice(bytes);
-        self.enqueue(Job { tag: Tag { core: core.index, run, first }, asked, slot, key, version });
+        let key = &desk.keys()[key.start as usize..key.end as usize];
+        let tag = Tag { core: core.index, run, first };
+        if core.has_slot(slot) {
+            return self.enqueue(tag, asked, slot, key, as_of);
+        }
+        core.mesh.ask(core.core_of(slot), |batch| {
+            let start = batch.bytes.len();
+            batch.bytes.extend_from_slice(key);
+            let key = start..batch.bytes.len();
+            batch.items.push(Ask::Lookup(FarLookup { tag, asked, slot, key, as_of }));
+        });
+    }
+
+    /// Answers another core's look-up: at once if memory tells and the way back is clear, else by a
+    /// reader.
+    pub fn answer_far(&self, core: &Core, lookup: &FarLookup, bytes: &[u8]) {
+        let FarLookup { tag, asked, slot, ref key, as_of } = *lookup;
+        let key = &bytes[key.clone()];
+        let there = as_of.is_none_or(|as_of| core.applier.done() >= as_of.op);
+        if !there || !core.mesh.has_room(tag.core) {
+            return self.enqueue(tag, asked, slot, key, as_of);
+        }
+        let rendered = &mut *self.rendered.borrow_mut();
+        rendered.clear();
+        match self.look_asked(core, asked, slot, key, as_of, rendered) {
+            Found::Answer(exists) => {
+                core.metrics.count(Counter::ReadsInPlace);
+                finish(core, tag, asked, Ok(exists), rendered);
+            }
+            Found::Stale => finish(core, tag, asked, Err(Unanswered::Stale), rendered),
+            Found::Due(_) | Found::Grid(_) => self.enqueue(tag, asked, slot, key, as_of),
+            Found::Elsewhere => unreachable!("a look-up goes to the core of its slot"),
+        }
     }
 
     /// Fetches what the applier cannot go on without.
@@ -312,7 +350,11 @@ impl Reads {
         }
     }
 
-    fn enqueue(&self, job: Job) {
+    fn enqueue(&self, tag: Tag, asked: Asked, slot: Slot, key: &[u8], as_of: Option<ReadIndex>) {
+        let mut copy = self.keys.borrow_mut().pop().unwrap_or_default();
+        copy.clear();
+        copy.extend_from_slice(key);
+        let job = Job { tag, asked, slot, key: copy, as_of };
         if let Err(job) = self.jobs.try_push(job) {
             self.overflow.borrow_mut().push_back(job);
         }
@@ -342,14 +384,13 @@ impl Reads {
                     None => return,
                 },
             };
-            let Job { tag, asked, slot, key, version } = job;
+            let Job { tag, asked, slot, key, as_of } = job;
             rendered.clear();
-            let answer = self.answer(core, asked, slot, &key, version, &mut rendered).await;
-            let result = match asked {
-                Asked::Exists => answer.map(Value::Bool),
-                Asked::Render(..) => answer.map(|_| Value::Bytes(&rendered)),
-            };
-            core.runs.complete(tag, 0, &Outcome { result, version: Version(0) });
+            let answer = self.answer(core, asked, slot, &key, as_of, &mut rendered).await;
+            if tag.core != core.index {
+                core.mesh.wait_for_room(tag.core).await;
+            }
+            finish(core, tag, asked, answer, &rendered);
             let mut keys = self.keys.borrow_mut();
             if keys.len() < KEYS_KEPT {
                 keys.push(key);
@@ -370,7 +411,7 @@ impl Reads {
             Err(LookupError::Moved) => {}
             // What the log says cannot be done without knowing what was there: it is not done.
             Err(LookupError::Corrupt(fault)) => {
-                core.metrics.count(Counter::Corrupt);
+                core.on_corrupt();
                 tracing::error!(operation, %fault, "an operation of the log is not done");
                 if let Err(error) = core.applier.unreadable(operation, &fault) {
                     ioring::fatal(ioring::Fatal::Corrupt(format!("{error}: {fault}")));
@@ -383,6 +424,27 @@ impl Reads {
         }
     }
 
+    /// Looks a key up in memory and renders what is asked; whether it exists.
+    fn look_asked(
+        &self,
+        core: &Core,
+        asked: Asked,
+        slot: Slot,
+        key: &[u8],
+        as_of: Option<ReadIndex>,
+        out: &mut Vec<u8>,
+    ) -> Found<bool> {
+        if is_stale(core, slot, as_of) {
+            return Found::Stale;
+        }
+        let version = as_of.map_or(LATEST, |as_of| as_of.version);
+        let want = match asked {
+            Asked::Render(what, _) => want(what),
+            Asked::Exists => Want::Metadata,
+        };
+        self.look(core, slot, key, version, want, |entry, now| render(asked, entry, now, out))
+    }
+
     /// Looks a key up, waiting for what is needed; whether it exists.
     async fn answer(
         &self,
@@ -390,39 +452,38 @@ impl Reads {
         asked: Asked,
         slot: Slot,
         key: &[u8],
-        version: Version,
+        as_of: Option<ReadIndex>,
         out: &mut Vec<u8>,
-    ) -> Result<bool, ErrorCode> {
-        let want = match asked {
-            Asked::Render(what, _) => want(what),
-            Asked::Exists => Want::Metadata,
-        };
+    ) -> Result<bool, Unanswered> {
+        while as_of.is_some_and(|as_of| core.applier.done() < as_of.op) {
+            self.wait_applied().await;
+        }
         loop {
-            let mut render = |entry: Option<Entry<'_>>, now: Timestamp| {
-                if let Asked::Render(what, form) = asked {
-                    what.append(entry, now, form, out);
-                }
-                entry.is_some_and(|entry| entry.lives_at(now))
-            };
-            let read = match self.look(core, slot, key, version, want, &mut render) {
+            let read = match self.look_asked(core, asked, slot, key, as_of, out) {
                 Found::Answer(exists) => return Ok(exists),
+                Found::Stale => return Err(Unanswered::Stale),
                 Found::Due(deadline) => {
                     self.wait_for_time(core, deadline).await;
                     continue;
                 }
                 Found::Grid(read) => read,
+                Found::Elsewhere => unreachable!("a look-up goes to the core of its slot"),
             };
             core.metrics.count(Counter::ReadsFromGrid);
-            match read.run().await {
+            let result = read.run().await;
+            if is_stale(core, slot, as_of) {
+                return Err(Unanswered::Stale);
+            }
+            match result {
                 Err(LookupError::Moved) => {}
                 Err(LookupError::Corrupt(fault)) => {
-                    core.metrics.count(Counter::Corrupt);
+                    core.on_corrupt();
                     tracing::error!(%fault, "a read met a corrupt block");
                     let Asked::Render(_, form) = asked else {
-                        return Err(ErrorCode::CorruptBlock);
+                        return Err(Unanswered::Failed(ErrorCode::CorruptBlock));
                     };
-                    if version != LATEST {
-                        return Err(ErrorCode::CorruptBlock);
+                    if as_of.is_some() {
+                        return Err(Unanswered::Failed(ErrorCode::CorruptBlock));
                     }
                     // A reply of its own can say more than a code.
                     reply::append_corrupt(&fault, form, out);
@@ -435,7 +496,7 @@ impl Reads {
                         self.wait_for_time(core, Timestamp(deadline)).await;
                         continue;
                     }
-                    return Ok(render(entry.as_ref().map(of_owned), now));
+                    return Ok(render(asked, entry.as_ref().map(of_owned), now, out));
                 }
             }
         }
@@ -447,17 +508,73 @@ impl Reads {
             if core.request_time(deadline) {
                 self.wait_applied().await;
             } else {
-                ioring::sleep(CLOCK_STEP).await;
+                ioring::select(self.wait_applied(), ioring::sleep(CLOCK_STEP)).await;
             }
         }
     }
 
     /// Waits until something more is applied.
     async fn wait_applied(&self) {
-        self.waiting.set(self.waiting.get() + 1);
+        let _waiting = Waiting::new(&self.waiting);
         self.applied.wait().await;
-        self.waiting.set(self.waiting.get() - 1);
     }
+}
+
+/// One that waits, counted for as long as it does.
+struct Waiting<'a>(&'a Cell<u32>);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a Cell<u32>) -> Waiting<'a> {
+        count.set(count.get() + 1);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// Completes a look-up on the core of its connection.
+fn finish(core: &Core, tag: Tag, asked: Asked, answer: Result<bool, Unanswered>, rendered: &[u8]) {
+    let result = match (answer, asked) {
+        (Ok(exists), Asked::Exists) => Ok(Value::Bool(exists)),
+        (Ok(_), Asked::Render(..)) => Ok(Value::Bytes(rendered)),
+        (Err(Unanswered::Failed(code)), _) => Err(code),
+        (Err(Unanswered::Stale), _) if tag.core == core.index => return core.runs.stale(tag),
+        (Err(Unanswered::Stale), _) => {
+            return core.mesh.reply(tag.core, |batch| batch.items.push(Reply::Stale(tag)));
+        }
+    };
+    core.finish(tag, 0, &Outcome { result, version: Version(0) });
+}
+
+/// The newest op that any core may have acknowledged something of.
+async fn newest(core: &Core) -> ReadIndex {
+    match core.index {
+        // It is given to this core's applier when it is given to the others.
+        CoreIndex::REPLICA => core.applier.newest(),
+        _ => core.mesh.read_index().await,
+    }
+}
+
+/// Whether what was there at a version may be gone from the slot's shard.
+fn is_stale(core: &Core, slot: Slot, as_of: Option<ReadIndex>) -> bool {
+    let Some(ReadIndex { version, .. }) = as_of else { return false };
+    core.applier.with_shards(|shards| {
+        let shard = shards.of_slot(slot).expect("a look-up goes to the core of its slot");
+        shard.forest().snapshot_min() > version.0 || shard.generations().flushed_at(TABLE) > version
+    })
+}
+
+/// Renders what is asked of an entry; whether it exists.
+#[inline]
+fn render(asked: Asked, entry: Option<Entry<'_>>, now: Timestamp, out: &mut Vec<u8>) -> bool {
+    if let Asked::Render(what, form) = asked {
+        what.append(entry, now, form, out);
+    }
+    entry.is_some_and(|entry| entry.lives_at(now))
 }
 
 #[inline]

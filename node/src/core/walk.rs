@@ -7,8 +7,13 @@
 //! Expired keys are left out by log time or now, whichever is later: a walk is no proof that a key
 //! has expired, so it needs no pulse.
 //!
-//! *SCAN* keeps the position where an iteration goes on in the core's cursor table: the shard and
-//! the encoded key. A key that exists from the iteration's start to its end is returned once.
+//! A shard of another core is walked by that core, a bounded number of keys at a time ([`step`]);
+//! what is done with the keys is decided here.
+//!
+//! *SCAN* keeps the position where an iteration goes on in the table of cursors of the connection's
+//! core: the shard and the encoded key. A cursor names its core, so that an iteration can go on
+//! over any connection: the position is asked of that core. A key that exists from the iteration's
+//! start to its end is returned once.
 //! *DBSIZE* counts up to a million keys exactly, and beyond that says what the part it has counted
 //! comes to for all slots. *RANDOMKEY* takes the first key behind a random point of a random shard:
 //! not uniform, and documented so.
@@ -20,37 +25,39 @@ use lsm::key::{Prefix, Range};
 use lsm::lookup::LookupError;
 use lsm::scan::{Scan, ScanStep};
 use lsm::tree::Tree;
-use wire::ErrorCode;
+use wire::{ErrorCode, ShardId};
 
 use super::Core;
-use crate::resp::cursor::CursorTable;
+use crate::mesh::batch::{Answer, Query};
+use crate::resp::cursor::{self, CursorTable, Resumed};
 use crate::resp::plan::{Form, TABLE};
 use crate::resp::read::{self, KEYS_MAX, KeyList};
 use crate::resp::{Read, ScanRequest, Unknown, reply};
-use crate::shard::{KIND_STRING, LATEST, Shards};
+use crate::shard::{KIND_STRING, LATEST};
+use crate::topology::CoreIndex;
 
 /// Entries that a step looks at.
 const STEP: usize = 256;
 /// Keys that a step of SCAN looks at beyond what was asked for, at most.
 const SCAN_MAX: usize = 10_000;
 
-/// Where a walk goes on: the shard's index on this core, and the encoded key.
+/// Where a walk goes on: the shard, and the encoded key.
 #[derive(Debug, Clone, Default)]
 struct Position {
-    shard: usize,
+    shard: u16,
     key: Vec<u8>,
 }
 
 impl Position {
     fn encode(&self) -> Vec<u8> {
-        let mut bytes = (self.shard as u16).to_le_bytes().to_vec();
+        let mut bytes = self.shard.to_le_bytes().to_vec();
         bytes.extend_from_slice(&self.key);
         bytes
     }
 
     fn decode(bytes: &[u8]) -> Position {
         let (shard, key) = bytes.split_first_chunk().expect("positions have a shard");
-        Position { shard: usize::from(u16::from_le_bytes(*shard)), key: key.to_vec() }
+        Position { shard: u16::from_le_bytes(*shard), key: key.to_vec() }
     }
 }
 
@@ -96,16 +103,10 @@ impl Walks {
         form: Form,
         out: &mut Vec<u8>,
     ) -> Result<(), ErrorCode> {
-        let mut from = Position::default();
-        let mut resumed = None;
-        if request.cursor != 0 {
-            let cursors = &mut *self.cursors.borrow_mut();
-            let found = cursors.resume(request.cursor).map_err(|_| ErrorCode::UnknownCursor)?;
-            (resumed, from) = (Some(found.0), Position::decode(found.1));
-        }
+        let (resumed, from) = self.resume(core, request.cursor).await?;
         let (mut list, mut looked, mut full) = (KeyList::default(), 0, false);
         let count = request.count.min(SCAN_MAX);
-        let end = walk(core, from, |key| {
+        let end = walk(core, from, count.min(STEP), |key| {
             looked += 1;
             if request.admits(key) {
                 full = list.push(key).is_err();
@@ -125,11 +126,43 @@ impl Walks {
         list.append_scan(cursor, form, out);
         Ok(())
     }
+
+    /// Where an iteration goes on, and its place in the table if that is this core's.
+    async fn resume(
+        &self,
+        core: &Core,
+        cursor: u64,
+    ) -> Result<(Option<Resumed>, Position), ErrorCode> {
+        let owner = CoreIndex(u16::from(cursor::table_of(cursor)));
+        if cursor == 0 {
+            return Ok((None, Position::default()));
+        }
+        if owner == core.index {
+            let cursors = &mut *self.cursors.borrow_mut();
+            let (resumed, position) =
+                cursors.resume(cursor).map_err(|_| ErrorCode::UnknownCursor)?;
+            return Ok((Some(resumed), Position::decode(position)));
+        }
+        if owner.0 >= core.topology.cores() {
+            return Err(ErrorCode::UnknownCursor);
+        }
+        match core.mesh.query(owner, Query::Cursor(cursor)).await {
+            Some(Answer::Cursor(Some(position))) => Ok((None, Position::decode(&position))),
+            _ => Err(ErrorCode::UnknownCursor),
+        }
+    }
+
+    /// The position of a cursor of this core, for another.
+    #[must_use]
+    pub fn position(&self, cursor: u64) -> Option<Vec<u8>> {
+        let cursors = &mut *self.cursors.borrow_mut();
+        cursors.resume(cursor).ok().map(|(_, position)| position.to_vec())
+    }
 }
 
 async fn keys(core: &Core, pattern: &[u8], form: Form, out: &mut Vec<u8>) -> Result<(), ErrorCode> {
     let (mut list, mut looked, mut full) = (KeyList::default(), 0, false);
-    walk(core, Position::default(), |key| {
+    walk(core, Position::default(), STEP, |key| {
         looked += 1;
         full = looked > KEYS_MAX;
         if !full && crate::resp::glob::matches(pattern, key) {
@@ -148,28 +181,28 @@ async fn keys(core: &Core, pattern: &[u8], form: Form, out: &mut Vec<u8>) -> Res
 /// The number of keys: exact up to a million, beyond that what the slots counted come to for all.
 async fn size(core: &Core) -> Result<u64, ErrorCode> {
     let mut count = 0u64;
-    let end = walk(core, Position::default(), |_| {
+    let end = walk(core, Position::default(), STEP, |_| {
         count += 1;
         if count >= KEYS_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })
     .await?;
-    let shards = core.applier.with_shards(Shards::len) as u64;
+    let shards = u64::from(core.topology.shards());
     Ok(match end {
         // Slots are even: what the shards before this one hold, times all shards.
-        Some(position) if position.shard > 0 => count * shards / (position.shard as u64),
+        Some(position) if position.shard > 0 => count * shards / u64::from(position.shard),
         Some(_) => count * shards,
         None => count,
     })
 }
 
 async fn random_key(core: &Core) -> Result<Option<Vec<u8>>, ErrorCode> {
-    let shards = core.applier.with_shards(Shards::len);
+    let shards = core.topology.shards();
     let random = core.random.borrow_mut().next_u64();
-    let start = Position { shard: random as usize % shards.max(1), key: Vec::new() };
+    let start = Position { shard: random as u16 % shards, key: Vec::new() };
     let skip = (random >> 32) as usize % STEP;
     for from in [start, Position::default()] {
         let (mut found, mut looked) = (None, 0);
-        walk(core, from, |key| {
+        walk(core, from, skip + 1, |key| {
             found = Some(key.to_vec());
             looked += 1;
             if looked > skip { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -183,23 +216,96 @@ async fn random_key(core: &Core) -> Result<Option<Vec<u8>>, ErrorCode> {
 }
 
 /// Walks over live keys from a position on, until `visit` breaks: the position behind the last key
-/// visited, or none at the end.
+/// visited, or none at the end. About `wanted` keys are likely to be enough.
 async fn walk(
     core: &Core,
     from: Position,
+    wanted: usize,
     mut visit: impl FnMut(&[u8]) -> ControlFlow<()>,
 ) -> Result<Option<Position>, ErrorCode> {
     let Position { mut shard, mut key } = from;
-    while shard < core.applier.with_shards(Shards::len) {
-        if let Some(next) = walk_shard(core, shard, key, &mut visit).await? {
-            return Ok(Some(Position { shard, key: next }));
+    let mut user_key = Vec::new();
+    let mut visit = |encoded: &[u8]| {
+        let decoded = lsm::key::decode(encoded).expect("objects have encoded keys");
+        user_key.clear();
+        decoded.user_key_into(&mut user_key);
+        visit(&user_key)
+    };
+    while shard < core.topology.shards() {
+        let here = core.applier.with_shards(|shards| shards.index_of(ShardId(shard)));
+        let next = match here {
+            Some(index) => walk_shard(core, index, key, &mut visit).await?,
+            None => walk_far(core, ShardId(shard), key, wanted, &mut visit).await?,
+        };
+        if let Some(key) = next {
+            return Ok(Some(Position { shard, key }));
         }
         (shard, key) = (shard + 1, Vec::new());
     }
     Ok(None)
 }
 
-/// The same within a shard.
+/// The same within a shard of another core.
+async fn walk_far(
+    core: &Core,
+    shard: ShardId,
+    mut from: Vec<u8>,
+    wanted: usize,
+    visit: &mut impl FnMut(&[u8]) -> ControlFlow<()>,
+) -> Result<Option<Vec<u8>>, ErrorCode> {
+    let owner = core.topology.core_of(shard);
+    loop {
+        let query = Query::Walk { shard, from, limit: wanted };
+        let Some(Answer::Walked(walked)) = core.mesh.query(owner, query).await else {
+            return Err(ErrorCode::Stopping);
+        };
+        let Walked { keys, next } = walked?;
+        for key in &keys {
+            if visit(key).is_break() {
+                return Ok(Some(behind(key)));
+            }
+        }
+        match next {
+            Some(next) => from = next,
+            None => return Ok(None),
+        }
+    }
+}
+
+/// Encoded keys of live entries, and where to go on unless the shard ends.
+#[derive(Debug)]
+pub struct Walked {
+    keys: Vec<Vec<u8>>,
+    next: Option<Vec<u8>>,
+}
+
+/// The next keys of a shard of this core, for another.
+///
+/// # Errors
+/// When a block on the way is corrupt.
+pub async fn step(
+    core: &Core,
+    shard: ShardId,
+    from: Vec<u8>,
+    limit: usize,
+) -> Result<Walked, ErrorCode> {
+    let here = core.applier.with_shards(|shards| shards.index_of(shard));
+    let index = here.expect("a walk goes to the core of the shard");
+    let mut keys: Vec<Vec<u8>> = Vec::new();
+    let next = walk_shard(core, index, from, &mut |key| {
+        keys.push(key.to_vec());
+        if keys.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })
+    .await?;
+    Ok(Walked { keys, next })
+}
+
+/// The smallest encoded key behind this one.
+fn behind(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
+/// Walks over the encoded live keys of a shard of this core.
 async fn walk_shard(
     core: &Core,
     shard: usize,
@@ -214,7 +320,6 @@ async fn walk_shard(
         range.lower = from;
     }
     let mut scan = Scan::new(Tree::Objects, range, LATEST.0);
-    let mut user_key = Vec::new();
     loop {
         let now = core.now().0.max(core.applier.log_time().0);
         let mut last = None;
@@ -223,13 +328,9 @@ async fn walk_shard(
                 if entry.deadline != 0 && entry.deadline <= now {
                     return ControlFlow::Continue(());
                 }
-                let decoded = lsm::key::decode(entry.key).expect("objects have encoded keys");
-                user_key.clear();
-                decoded.user_key_into(&mut user_key);
-                let flow = visit(&user_key);
+                let flow = visit(entry.key);
                 if flow.is_break() {
-                    // The smallest key behind this one.
-                    last = Some([entry.key, &[0]].concat());
+                    last = Some(behind(entry.key));
                 }
                 flow
             })

@@ -94,8 +94,23 @@ struct Run {
     missing: u32,
     /// Whether an operation may have more than one outcome; the first one is kept.
     in_parts: bool,
+    /// Whether some look-up could not be answered as of its version.
+    stale: bool,
     store: Outcomes,
     waker: Option<Waker>,
+}
+
+impl Run {
+    /// One of the outcomes that were missing has come.
+    #[inline]
+    fn came(&mut self) {
+        self.missing -= 1;
+        if self.missing == 0
+            && let Some(waker) = self.waker.take()
+        {
+            waker.wake();
+        }
+    }
 }
 
 /// The slab. Borrows are short: nothing here awaits.
@@ -174,6 +189,7 @@ impl Runs {
         run.store = store;
         run.missing = operations as u32 + parts;
         run.in_parts = parts > 0;
+        run.stale = false;
     }
 
     /// Ends a complete run; its memory serves the next one, of whichever connection.
@@ -201,12 +217,23 @@ impl Runs {
         if !run.in_parts || run.store.is_missing(index) {
             run.store.set(index, outcome, self.reply_max);
         }
-        run.missing -= 1;
-        if run.missing == 0
-            && let Some(waker) = run.waker.take()
-        {
-            waker.wake();
+        run.came();
+    }
+
+    /// A look-up of the run cannot be answered as of its version: the run has to begin again.
+    pub fn stale(&self, tag: Tag) {
+        let slots = &mut *self.slots.borrow_mut();
+        let run = &mut slots.runs[tag.run.slot as usize];
+        if run.open && run.generation == tag.run.generation {
+            run.stale = true;
+            run.came();
         }
+    }
+
+    /// Whether a complete run has to begin again.
+    #[must_use]
+    pub fn is_stale(&self, id: RunId) -> bool {
+        self.slots.borrow_mut().get(id).stale
     }
 
     /// Whether any connection waits for outcomes.

@@ -147,6 +147,7 @@ impl Checkpoints {
         core.metrics.count(Counter::Checkpoints);
         core.metrics.record(Stage::Checkpoint, ioring::now() - started);
         tracing::debug!(%op, "checkpoint durable");
+        core.mesh.durable(op);
         self.became_durable.notify();
     }
 }

@@ -6,7 +6,8 @@
 //! 1. a committed prepare is weighed ([`super::weight`]) and stands in line;
 //! 2. the front of the line goes to the applier as soon as the schedule is ready for it: an op that
 //!    closes a group waits for the report of the group before;
-//! 3. reports move the line on.
+//! 3. reports move the line on: a group is reported when every core has reported it, with the
+//!    fullest memtable of all.
 //!
 //! Prepares in line hold their buffers; when these run out, nothing more is given an op. So shards
 //! that are behind slow down writes, and the line cannot grow beyond the pool.
@@ -45,12 +46,22 @@ pub struct Dispatch {
     line: RefCell<VecDeque<Waiting>>,
     pumping: Cell<bool>,
     bar_headers: RefCell<VecDeque<(Op, Header)>>,
+    /// Cores that report, and groups that some of them have reported.
+    cores: u16,
+    gathered: RefCell<VecDeque<Gathered>>,
+}
+
+/// A group that some cores have reported.
+struct Gathered {
+    group: u64,
+    missing: u16,
+    memtable_bytes: u64,
 }
 
 impl Dispatch {
-    /// The line right after a checkpoint.
+    /// The line right after a checkpoint, to so many cores.
     #[must_use]
-    pub fn new(configuration: &Configuration, checkpoint: Op) -> Dispatch {
+    pub fn new(configuration: &Configuration, checkpoint: Op, cores: u16) -> Dispatch {
         let schedule = Schedule::new(bar_limits(configuration), checkpoint.0);
         Dispatch {
             scale: Scale::new(configuration),
@@ -58,6 +69,8 @@ impl Dispatch {
             line: RefCell::new(VecDeque::with_capacity(32)),
             pumping: Cell::new(false),
             bar_headers: RefCell::new(VecDeque::with_capacity(BAR_HEADERS)),
+            cores,
+            gathered: RefCell::new(VecDeque::with_capacity(4)),
         }
     }
 
@@ -72,10 +85,29 @@ impl Dispatch {
         self.pump(core);
     }
 
-    /// Takes the report of a group, and dispatches what waited for it.
+    /// Takes a core's report of a group; with the last one dispatches what waited for it.
     pub fn report(&self, core: &Core, group: u64, memtable_bytes: u64) {
-        self.schedule.borrow_mut().report(group, memtable_bytes);
-        self.pump(core);
+        if let Some(memtable_bytes) = self.gather(group, memtable_bytes) {
+            self.schedule.borrow_mut().report(group, memtable_bytes);
+            self.pump(core);
+        }
+    }
+
+    /// The fullest memtable of all cores, once all have reported.
+    fn gather(&self, group: u64, memtable_bytes: u64) -> Option<u64> {
+        let gathered = &mut *self.gathered.borrow_mut();
+        let place = gathered.iter().position(|other| other.group == group);
+        let place = place.unwrap_or_else(|| {
+            gathered.push_back(Gathered { group, missing: self.cores, memtable_bytes: 0 });
+            gathered.len() - 1
+        });
+        let entry = &mut gathered[place];
+        entry.missing -= 1;
+        entry.memtable_bytes = entry.memtable_bytes.max(memtable_bytes);
+        let complete = entry.missing == 0;
+        // Each core reports groups in order, so the oldest is complete first.
+        assert!(!complete || place == 0, "a group is reported before the one before it");
+        if complete { gathered.pop_front().map(|entry| entry.memtable_bytes) } else { None }
     }
 
     /// Dispatches from the front of the line. Applying may report: whoever reports within a pump

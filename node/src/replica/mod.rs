@@ -16,7 +16,7 @@
 //!    A writer awaits the journal, reports the frame durable and closes the next prepare, which
 //!    another writer hands to the disk before this one gives out what is committed: the disk works
 //!    while the shards apply and the connections answer.
-//! 4. A *commit* is given to the applier of this core, in op order.
+//! 4. A *commit* is given to the appliers of all cores, in op order.
 //!
 //! The journal decides when a write is durable, the replica in which order things happen, the
 //! applier what they do; this module only carries things between them.
@@ -225,10 +225,14 @@ fn admits(admission: Admission, request: &RequestView<'_>) -> bool {
     })
 }
 
-/// Answers every operation of a request that will not be done.
+/// Answers every operation of a request that will not be done, those that concern all shards in
+/// every core's stead.
 pub(crate) fn refuse(core: &Core, request: &RequestView<'_>, code: ErrorCode) {
-    for index in 0..request.operation_count() {
-        core.deliver(request.tag(), index, &Outcome::failed(code));
+    for (index, operation) in (0..).zip(request.operations()) {
+        let parts = if operation.opcode.has_key() { 1 } else { core.topology.shard_cores() };
+        for _ in 0..parts {
+            core.deliver(request.tag(), index, &Outcome::failed(code));
+        }
     }
 }
 

@@ -6,11 +6,14 @@
 //! back), the replica is asked for a pulse, and for the next one when that is applied. An idle node
 //! without such work sleeps: there is a timer only while there is something to wait for. A node
 //! that stops asks for no more than its accepted requests need.
+//!
+//! What waits for ops is known to the core that has it: the others send theirs ([`Work`]) with what
+//! they have applied, and a pulse is asked for only when all of them have applied the last one.
 
 use std::rc::Rc;
 use std::time::Duration;
 
-use ioring::{Queue, spawn};
+use ioring::{Instant, Queue, spawn};
 
 use crate::core::{Admission, Core};
 use crate::metrics::Counter;
@@ -35,7 +38,8 @@ async fn run(core: &Core) {
                 ioring::sleep(IDLE).await;
                 let replica = core.replica();
                 let idle = replica.is_idle() || replica.waits_for_log();
-                if idle && core.applier.applied() == seen && matches!(due(core), Due::Now) {
+                let applied = core.applier.applied() == seen && core.have_all_applied(seen);
+                if idle && applied && matches!(due(core), Due::Now) {
                     core.metrics.count(Counter::Pulses);
                     core.replica().request_pulse();
                     core.activity.wait().await;
@@ -50,6 +54,54 @@ async fn run(core: &Core) {
     }
 }
 
+/// What of a core's work waits for ops.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Work {
+    /// Jobs of the bar are not paid for.
+    jobs: bool,
+    /// Bars would bring space back.
+    space: bool,
+    /// The first deadline.
+    deadline: Option<u64>,
+    /// Until when deadlines alone are no reason for a pulse.
+    paused_until: Option<Instant>,
+}
+
+impl Work {
+    /// That of this core.
+    #[must_use]
+    pub fn of(core: &Core) -> Work {
+        let (mut work, now) = (Work::default(), ioring::now());
+        work.paused_until = core.keeper.expiry_pause().map(|pause| now + pause);
+        core.applier.with_shards(|shards| {
+            for pending in shards.iter().map(|shard| shard.forest().pending()) {
+                work.jobs |= pending.jobs;
+                work.space |= pending.space;
+                work.deadline = match (work.deadline, pending.deadline) {
+                    (Some(a), Some(b)) => Some(u64::min(a, b)),
+                    (a, b) => a.or(b),
+                };
+            }
+        });
+        work
+    }
+
+    fn due(&self, core: &Core, now: u64) -> Due {
+        let short = matches!(core.space.get(), Admission::Deletes | Admission::None);
+        let pause = || {
+            let left = self.paused_until?.since(ioring::now());
+            (!left.is_zero()).then_some(left)
+        };
+        match self.deadline {
+            _ if self.jobs || short && self.space => Due::Now,
+            Some(deadline) if deadline <= now => pause().map_or(Due::Now, Due::In),
+            Some(deadline) => Due::In(Duration::from_nanos(deadline - now)),
+            None => Due::Never,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
     Now,
     In(Duration),
@@ -58,25 +110,16 @@ enum Due {
 
 /// When there is work that a pulse would pay for.
 fn due(core: &Core) -> Due {
-    let short = matches!(core.space.get(), Admission::Deletes | Admission::None);
-    let (jobs, deadline) = core.applier.with_shards(|shards| {
-        let pending = shards.iter().map(|shard| shard.forest().pending());
-        pending.fold((false, None), |(jobs, deadline), pending| {
-            let first = match (deadline, pending.deadline) {
-                (Some(a), Some(b)) => Some(u64::min(a, b)),
-                (a, b) => a.or(b),
-            };
-            (jobs || pending.jobs || short && pending.space, first)
-        })
-    });
-    let now = core.host().now.0;
-    match deadline {
-        _ if core.replica().waits_for_log() => Due::Now,
-        // A node that stops finishes what it has, and proposes nothing that can be done later.
-        _ if core.phase.get() == Phase::Stopping => Due::Never,
-        _ if jobs => Due::Now,
-        Some(deadline) if deadline <= now => core.keeper.expiry_pause().map_or(Due::Now, Due::In),
-        Some(deadline) => Due::In(Duration::from_nanos(deadline - now)),
-        None => Due::Never,
+    // A node that stops finishes what it has, and proposes nothing that can be done later.
+    if core.replica().waits_for_log() {
+        return Due::Now;
     }
+    if core.phase.get() == Phase::Stopping {
+        return Due::Never;
+    }
+    let now = core.host().now.0;
+    let here = Work::of(core).due(core, now);
+    core.mesh.summaries(|others| {
+        others.iter().map(|other| other.work.due(core, now)).fold(here, Due::min)
+    })
 }

@@ -5,14 +5,19 @@
 //! 1. The HTTP listener is bound and the control plane answers: alive, not ready.
 //! 2. Every core gets its ring and thread. Core 0 opens the data directory (lock, superblock,
 //!    journal), which is where a wrong, damaged or busy directory is refused.
-//! 3. The RESP listener is bound. Clients that connect from here on are told `LOADING`.
+//! 3. The RESP listener is bound, and every core opens its shards. Clients that connect from here
+//!    on are told `LOADING`.
 //! 4. The journal is replayed into the shards ([`recover`]).
 //! 5. The replica's raised view is made durable; writes are taken; the node is ready and says so.
 //!
 //! Stop, on SIGTERM or SIGINT: no more commands are taken, what was accepted is written, applied
-//! and answered, the journal gets its last marker, and the process ends with status 0. A node that
-//! is killed instead loses nothing; it only has more to replay.
+//! and answered on every core, the journal gets its last marker, and the process ends with status
+//! 0. A node that is killed instead loses nothing; it only has more to replay.
+//!
+//! The cores end together: one that returns, for whatever reason, closes its lanes, and whoever is
+//! at the other end of one returns too. The reason is what the one that was first returned.
 
+mod cores;
 mod format;
 mod recover;
 
@@ -26,15 +31,16 @@ use ioring::sync::Event;
 use ioring::uring::{self, Runtime};
 use ioring::{Direct, Inbox, ListenOptions, Listener, Queue, lane, spawn};
 
-use crate::config::{Config, Idle};
+use crate::config::Config;
 use crate::connection;
 use crate::control::{Control, Parts, QUESTIONS_MAX, Question};
 use crate::core::Core;
 use crate::core::clients::OpenCount;
-use crate::status::{Identity, Phase, PhaseCell};
+use crate::mesh::{self, Ends, Report};
+use crate::status::{Phase, PhaseCell};
 
 pub use format::{Error as FormatError, fit, format, format_here};
-pub use recover::RecoverError;
+pub use recover::{Opening, RecoverError, Shared};
 
 /// How long an address in use is tried for: a killed process's sockets may outlive it for a moment.
 const BIND_PATIENCE: Duration = Duration::from_secs(5);
@@ -79,6 +85,14 @@ pub enum StartError {
     /// The rings cannot be set up.
     #[error(transparent)]
     Runtime(#[from] uring::StartError),
+    /// There are not as many processors.
+    #[error("{asked} cores, and this process may use {available} processors (its affinity mask)")]
+    Processors {
+        /// How many were asked for.
+        asked: u16,
+        /// How many there are.
+        available: usize,
+    },
     /// Memory cannot be kept out of swap.
     #[error(
         "cannot lock memory ({0}): raise the limit (`ulimit -l unlimited`, `LimitMEMLOCK=infinity` \
@@ -91,24 +105,58 @@ pub enum StartError {
     /// The directory cannot be opened or its journal not recovered.
     #[error(transparent)]
     Recover(#[from] RecoverError),
+    /// Another core ended, with an error of its own.
+    #[error("a core of this node ended")]
+    CoreEnded,
 }
 
 /// What a core is started with.
 pub struct Part {
-    /// What to run.
-    pub options: Options,
+    shared: Shared,
+    ends: Ends,
+    /// What the control plane asks.
+    questions: Inbox<Question>,
+    /// What only the first core has.
+    first: Option<First>,
+}
+
+/// What concerns the node as a whole.
+pub struct First {
     /// Where the control plane answers.
     pub http: SocketAddr,
-    /// What the control plane asks.
-    pub questions: Inbox<Question>,
-    /// What the node does, for all threads.
-    pub phase: PhaseCell,
-    /// Who the node is, for all threads.
-    pub identity: Arc<OnceLock<Identity>>,
-    /// How many connections the node has open.
-    pub open: OpenCount,
     /// Called once the node serves.
     pub serving: Box<dyn FnOnce(&Addresses) + Send>,
+}
+
+/// The parts of a node with a core for each lane of questions.
+#[must_use]
+pub fn parts(shared: &Shared, questions: Vec<Inbox<Question>>, first: First) -> Vec<Part> {
+    let cores = u16::try_from(questions.len()).expect("cores are counted in 16 bits");
+    let firsts = std::iter::once(Some(first)).chain(std::iter::repeat_with(|| None));
+    let ends = mesh::connect(cores).into_iter().zip(questions).zip(firsts);
+    let part = |((ends, questions), first)| Part { shared: shared.clone(), ends, questions, first };
+    ends.map(part).collect()
+}
+
+impl Part {
+    /// Whether it is the first core's.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.first.is_some()
+    }
+}
+
+impl Shared {
+    /// A node that has not started.
+    #[must_use]
+    pub fn new(options: Options) -> Shared {
+        Shared {
+            options,
+            phase: PhaseCell::default(),
+            identity: Arc::new(OnceLock::new()),
+            open: OpenCount::default(),
+        }
+    }
 }
 
 /// Runs a node until it is told to stop. `serving` is called once it serves.
@@ -123,37 +171,31 @@ pub fn run(
         ioring::lock_memory().map_err(StartError::LockMemory)?;
     }
     let listener = bind(options.config.http)?;
-    let phase = PhaseCell::default();
-    let identity = Arc::new(OnceLock::new());
-    let runtime = Runtime::new(runtime_config(&options.config))?;
-    let (ask, questions) = lane(QUESTIONS_MAX);
-    let parts = Parts { identity: identity.clone(), phase: phase.clone(), cores: vec![ask] };
-    let control = Control::start(listener, parts).map_err(StartError::Control)?;
-    let part = Part {
-        http: control.address(),
-        options,
-        questions,
-        phase: phase.clone(),
-        identity,
-        open: OpenCount::default(),
-        serving: Box::new(serving),
-    };
-    let results = runtime.run(vec![part], serve);
-    phase.advance(Phase::Stopping);
+    let runtime = Runtime::new(cores::runtime_config(&options)?)?;
+    let shared = Shared::new(options);
+    let (asks, questions) = (0..runtime.cores()).map(|_| lane(QUESTIONS_MAX)).unzip();
+    let (identity, phase) = (shared.identity.clone(), shared.phase.clone());
+    let control = Control::start(listener, Parts { identity, phase, cores: asks });
+    let control = control.map_err(StartError::Control)?;
+    let first = First { http: control.address(), serving: Box::new(serving) };
+    let results = runtime.run(parts(&shared, questions, first), serve);
+    shared.phase.advance(Phase::Stopping);
     drop(control);
-    results.into_iter().collect()
+    outcome(results)
 }
 
-/// Rings as configured.
-fn runtime_config(config: &Config) -> uring::Config {
-    let pin = config.cores.is_some();
-    let cpus = vec![config.cores.unwrap_or(0)];
-    let idle = match config.idle {
-        Idle::Adaptive => uring::Idle::Adaptive,
-        Idle::Sleep => uring::Idle::Sleep,
-        Idle::Spin(duration) => uring::Idle::Spin(duration),
+/// What the node came to: the reason of the core that ended first, if there is one.
+///
+/// # Errors
+/// That reason.
+pub fn outcome(results: Vec<Result<(), StartError>>) -> Result<(), StartError> {
+    let rank = |result: &Result<(), StartError>| match result {
+        Ok(()) => 0,
+        Err(StartError::CoreEnded) => 1,
+        Err(_) => 2,
     };
-    uring::Config { cpus, pin, idle, ..uring::Config::default() }
+    // The last of those with the highest rank; there is one core that failed by itself at most.
+    results.into_iter().max_by_key(rank).unwrap_or(Ok(()))
 }
 
 /// Binds the control plane's listener.
@@ -173,57 +215,110 @@ fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
     }
 }
 
-/// The life of a core, on whatever runtime it was started: until the control plane asks it to stop.
+/// The life of a core, on whatever runtime it was started: until the control plane asks the first
+/// one to stop.
 ///
 /// # Errors
-/// [`StartError`], before it serves.
+/// [`StartError`], before it serves, or when another core ended.
 pub async fn serve(part: Part) -> Result<(), StartError> {
-    let Part { options, http, questions, phase, identity, open, serving } = part;
+    let Part { shared, ends, questions, first } = part;
+    match first {
+        Some(first) => serve_first(shared, ends, questions, first).await,
+        None => serve_other(shared, ends, questions).await,
+    }
+}
+
+async fn serve_first(
+    shared: Shared,
+    ends: Ends,
+    questions: Inbox<Question>,
+    First { http, serving }: First,
+) -> Result<(), StartError> {
+    let (options, cores) = (&shared.options, ends.cores());
+    let directory = recover::open(options).await?;
     let address = options.config.resp;
-    let directory = recover::open(&options).await?;
     let listener = Listener::bind(address, ListenOptions::default())
         .map_err(|error| StartError::Listen { address, error })?;
     let resp = listener.local_addr();
-    let (core, unplayed) = directory.core(&options, resp, phase.clone(), open);
-    identity.set(core.identity.clone()).expect("a node learns once who it is");
+    let opening = |core| directory.opening(core, cores, &options.config, resp);
+    ends.open(opening);
+    let opening = opening(ends.core());
+    let shards = opening.shards(options).await?;
+    let (log, unplayed) = directory.log(cores);
+    let core = opening.core(&shared, shards, Some(log), ends);
+    let set = shared.identity.set(core.identity.clone());
+    set.expect("a node learns once who it is");
     let accepting = spawn(Queue::Foreground, "accept", connection::accept(core.clone(), listener));
-    let stop = Rc::new(Event::new());
-    let answering = answer(core.clone(), questions, stop.clone());
-    spawn(Queue::Foreground, "control", answering).detach();
-    unplayed.replay(&core).await?;
-    phase.advance(Phase::Serving);
-    tracing::info!(%resp, %http, "serving");
+    let stop = answer(&core, questions);
+    if !core.mesh.wait_opened().await || !unplayed.replay(&core).await? {
+        return Err(StartError::CoreEnded);
+    }
+    shared.phase.advance(Phase::Serving);
+    tracing::info!(%resp, %http, cores, "serving");
     serving(&Addresses { resp, http });
-    stop.wait().await;
+    let ended = ioring::select(stop.wait(), core.mesh.ended()).await;
+    if let ioring::Either::Second(()) = ended {
+        return Err(StartError::CoreEnded);
+    }
     tracing::info!("stopping");
-    phase.advance(Phase::Stopping);
+    shared.phase.advance(Phase::Stopping);
+    core.mesh.stop_all();
     accepting.cancel();
     finish(&core).await;
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Answers the control plane until it asks for the end.
-async fn answer(core: Rc<Core>, questions: Inbox<Question>, stop: Rc<Event>) {
-    while let Some(question) = questions.recv().await {
-        match question {
-            // Whoever asked may have stopped waiting.
-            Question::Report(answer) => drop(answer.send(core.report())),
-            Question::Stop => stop.notify(),
-        }
-    }
+async fn serve_other(
+    shared: Shared,
+    ends: Ends,
+    questions: Inbox<Question>,
+) -> Result<(), StartError> {
+    let Some(opening) = ends.opening().await else { return Err(StartError::CoreEnded) };
+    let shards = opening.shards(&shared.options).await?;
+    let core = opening.core(&shared, shards, None, ends);
+    let _stop = answer(&core, questions);
+    core.mesh.report(Report::Opened);
+    core.mesh.wait_stop().await;
+    settle(&core).await;
+    core.mesh.report(Report::Quiet);
+    core.mesh.ended().await;
+    Ok(())
 }
 
-/// Finishes what was accepted: written, applied, answered; then the journal's last marker.
-async fn finish(core: &Core) {
-    let log = core.log();
-    quiet(core).await;
+/// Starts to answer the control plane; the event is notified when it asks for the end.
+fn answer(core: &Rc<Core>, questions: Inbox<Question>) -> Rc<Event> {
+    let stop = Rc::new(Event::new());
+    let (core, asked) = (core.clone(), stop.clone());
+    let answer = async move {
+        while let Some(question) = questions.recv().await {
+            match question {
+                // Whoever asked may have stopped waiting.
+                Question::Report(answer) => drop(answer.send(core.report())),
+                Question::Stop => asked.notify(),
+            }
+        }
+    };
+    spawn(Queue::Foreground, "control", answer).detach();
+    stop
+}
+
+/// Waits until nobody waits for an outcome on this core.
+async fn settle(core: &Core) {
     let deadline = ioring::now() + STOP_PATIENCE;
     while core.runs.any_waiting() && ioring::now() < deadline {
         ioring::sleep(STOP_INTERVAL).await;
     }
     // Replies are handed to the kernel within the turn that rendered them.
     ioring::sleep(STOP_INTERVAL).await;
+}
+
+/// Finishes what was accepted: written, applied, answered; then the journal's last marker.
+async fn finish(core: &Core) {
+    let log = core.log();
+    quiet(core).await;
+    settle(core).await;
+    core.mesh.wait_quiet().await;
     // A read may have asked for log time meanwhile. From here to the journal nothing waits: what is
     // quiet is still quiet when the journal is taken.
     quiet(core).await;
@@ -235,7 +330,8 @@ async fn finish(core: &Core) {
 /// Waits until everything that was given an op is written and applied.
 async fn quiet(core: &Core) {
     let (replica, log) = (core.replica(), core.log());
-    while !replica.is_idle() || log.dispatch.is_behind() || core.applier.is_behind() {
+    let is_behind = || log.dispatch.is_behind() || !core.have_all_applied(core.applier.newest().op);
+    while !replica.is_idle() || is_behind() {
         ioring::sleep(STOP_INTERVAL).await;
     }
 }

@@ -1,10 +1,13 @@
 //! From a data directory to a core that serves: what a start does with what the last run left.
 //!
-//! 1. [`open`]: the lock, the superblock by its quorum, the journal's decision what of the log
-//!    counts. Nothing has been written yet, except repairs of damaged superblock copies.
-//! 2. [`Opened::core`]: the shards as of the last checkpoint.
-//! 3. [`Opened::replay`]: every prepare after the checkpoint is applied as when it was committed,
-//!    only that nobody waits for outcomes. The replica checks the chain once more on the way.
+//! 1. [`open`], on the replica's core: the lock, the superblock by its quorum, the journal's
+//!    decision what of the log counts. Nothing has been written yet, except repairs of damaged
+//!    superblock copies.
+//! 2. [`Opening::shards`] and [`Opening::core`], on every core: its shards as of the last
+//!    checkpoint.
+//! 3. [`Unplayed::replay`]: every prepare after the checkpoint is given to all cores and applied as
+//!    when it was committed, only that nobody waits for outcomes. The replica checks the chain once
+//!    more on the way, and goes no further ahead of the slowest core than a few ops.
 //! 4. The view is raised in the superblock, durably and naming the log's newest headers, before a
 //!    request is taken: what recovery has forgotten stays forgotten, even if its frame should come
 //!    to light later.
@@ -13,21 +16,27 @@
 //! higher view.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
 
 use ioring::BufferPool;
 use ioring::sync::Event;
 use vsr::format::{DataDirectory, OpenError, OpenOptions};
 use vsr::journal::{self, Journal, ReadError, Recovered};
 use vsr::replica::{self, LogClock, LogHead, RecoveredLog, Replica};
+use vsr::superblock::State;
 use wire::{Header, Op, ShardId, Timestamp};
 
 use super::Options;
+use crate::config::Config;
 use crate::core::clients::{Clients, OpenCount};
 use crate::core::reads::Reads;
 use crate::core::walk::Walks;
 use crate::core::{Core, Desks, Vectors, moment};
 use crate::gateway::runs::Runs;
+use crate::mesh::{APPLYING, Ends, Mesh, RECENT, REPLAY_AHEAD};
 use crate::metrics::Metrics;
 use crate::replica::checkpoint::Checkpoints;
 use crate::replica::dispatch::Dispatch;
@@ -38,11 +47,6 @@ use crate::shard::keeper::Keeper;
 use crate::shard::{self, Shard, Shards};
 use crate::status::{Identity, PhaseCell};
 use crate::topology::{CoreIndex, Topology};
-
-/// Prepares that are kept in memory by the journal for whoever asks for them again.
-const RECENT: usize = 8;
-/// Prepares that shards may still hold while they are applied.
-const APPLYING: usize = 8;
 
 /// Why a directory cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -69,12 +73,32 @@ pub(super) struct Opened {
     directory: DataDirectory,
     journal: Journal,
     recovered: Recovered,
-    shards: Vec<Shard>,
 }
 
 /// What a replay still needs when the core has the rest.
 pub(super) struct Unplayed {
     recovered: Recovered,
+}
+
+/// What a core needs to open its shards.
+pub struct Opening {
+    state: State,
+    topology: Topology,
+    resp: SocketAddr,
+    grids: Vec<(ShardId, PathBuf)>,
+}
+
+/// What is one for all cores of a node.
+#[derive(Clone)]
+pub struct Shared {
+    /// What to run.
+    pub options: Options,
+    /// What the node does.
+    pub phase: PhaseCell,
+    /// Who the node is, once it has opened its directory.
+    pub identity: Arc<OnceLock<Identity>>,
+    /// How many connections it has open.
+    pub open: OpenCount,
 }
 
 /// Opens a directory.
@@ -101,30 +125,62 @@ pub(super) async fn open(options: &Options) -> Result<Opened, RecoverError> {
         forgotten = recovered.forgotten,
         "journal recovered"
     );
-    let shard_count = state.configuration.shard_count;
-    let cache_bytes = options.config.cache_bytes / u64::from(shard_count);
-    let mut shards = Vec::new();
-    for id in (0..shard_count).map(ShardId) {
-        let path = directory.grid_path(id);
-        shards.push(shard::open::open(&path, &state, id, cache_bytes, options.direct).await?);
-    }
-    Ok(Opened { directory, journal, recovered, shards })
+    Ok(Opened { directory, journal, recovered })
 }
 
 impl Opened {
-    /// The only core, with its shards as of the last checkpoint.
+    /// What a core of a node with so many has to open.
+    pub(super) fn opening(
+        &self,
+        core: CoreIndex,
+        cores: u16,
+        config: &Config,
+        resp: SocketAddr,
+    ) -> Opening {
+        let state = State::clone(&self.directory.superblock.state());
+        let dedicated = config.dedicated_replica_core;
+        let topology = Topology::new(cores, state.configuration.shard_count, dedicated);
+        let grids = topology.shards_of(core).map(|id| (id, self.directory.grid_path(id)));
+        Opening { grids: grids.collect(), state, topology, resp }
+    }
+
+    /// The way from the log to the shards, and what is still to be replayed.
+    pub(super) fn log(self, cores: u16) -> (Log, Unplayed) {
+        let Opened { directory, journal, recovered } = self;
+        let state = directory.superblock.state();
+        let head = checkpoint_head(&state);
+        let log = Log {
+            dispatch: Dispatch::new(&state.configuration, head.op, cores),
+            checkpoints: Checkpoints::new(directory, journal),
+        };
+        (log, Unplayed { recovered })
+    }
+}
+
+impl Opening {
+    /// Opens the core's shards.
+    pub(super) async fn shards(&self, options: &Options) -> Result<Vec<Shard>, RecoverError> {
+        let state = &self.state;
+        let cache_bytes = options.config.cache_bytes / u64::from(state.configuration.shard_count);
+        let mut shards = Vec::new();
+        for (id, path) in &self.grids {
+            let opened = shard::open::open(path, state, *id, cache_bytes, options.direct).await?;
+            shards.push(opened);
+        }
+        Ok(shards)
+    }
+
+    /// A core with these shards. The replica's has the log as well.
     pub(super) fn core(
         self,
-        options: &Options,
-        resp: std::net::SocketAddr,
-        phase: PhaseCell,
-        open: OpenCount,
-    ) -> (Rc<Core>, Unplayed) {
-        let Opened { directory, journal, recovered, shards } = self;
-        let state = directory.superblock.state();
+        shared: &Shared,
+        shards: Vec<Shard>,
+        log: Option<Log>,
+        ends: Ends,
+    ) -> Rc<Core> {
+        let Opening { state, topology, resp, .. } = self;
         let (identity, configuration) = (state.identity, &state.configuration);
-        let index = CoreIndex(0);
-        let topology = Topology::new(1, configuration.shard_count, None);
+        let (options, index) = (&shared.options, ends.core());
         let limits = apply::Limits {
             value_max: configuration.value_size_max,
             effects_max: u64::from(configuration.effects_size_max),
@@ -132,31 +188,31 @@ impl Opened {
         };
         let head = checkpoint_head(&state);
         let applied_time = Timestamp(head.version_max.0);
-        let shards = Shards::new(topology, shards);
+        let shards = Shards::new(topology, index, shards);
         let mut random = ioring::random("node");
         let table = CursorTable::new(index.0 as u8, Capacity::default(), random.next_u64());
-        let log = Log {
-            dispatch: Dispatch::new(configuration, head.op),
-            checkpoints: Checkpoints::new(directory, journal),
-        };
+        let (mesh, inboxes) = Mesh::new(ends, head.op);
+        let (max, open) = (options.config.clients_max, shared.open.clone());
         let core = Rc::new_cyclic(|weak| Core {
             index,
             topology,
             metrics: Metrics::default(),
-            phase,
+            phase: shared.phase.clone(),
             identity: Identity { cluster: identity.cluster.0, replica: identity.replica.0, resp },
-            clients: Clients::new(index, topology.cores(), options.config.clients_max, open),
+            mesh,
+            clients: Clients::new(index, topology.cores(), max, open),
             runs: Runs::new(options.connections.reply_max),
             vectors: Vectors::default(),
             desks: Desks::default(),
             reads: Reads::default(),
             applier: Applier::new(shards, limits, head.op, applied_time),
             space: Cell::default(),
+            space_here: Cell::default(),
             activity: Event::new(),
             keeper: Keeper::default(),
             walks: Walks::new(table),
             random: RefCell::new(random),
-            log: Some(log),
+            log,
             replica: OnceCell::new(),
             weak: weak.clone(),
             connection_limits: options.connections,
@@ -168,20 +224,21 @@ impl Opened {
             value_max: configuration.value_size_max as usize,
             started: ioring::now(),
         });
-        (core, Unplayed { recovered })
+        core.start_mesh(inboxes);
+        Reads::start(&core);
+        Keeper::start(&core);
+        core.measure_space();
+        core
     }
 }
 
 impl Unplayed {
-    /// Replays the log and makes the core serve.
-    pub(super) async fn replay(self, core: &Rc<Core>) -> Result<(), RecoverError> {
+    /// Replays the log and makes the node serve; `false` if another core ended before that.
+    pub(super) async fn replay(self, core: &Rc<Core>) -> Result<bool, RecoverError> {
         let started = ioring::now();
         let head = checkpoint_head(&core.log().checkpoints.directory().superblock.state());
         let mut log = RecoveredLog::at_checkpoint(head);
-        Reads::start(core);
-        Keeper::start(core);
         Checkpoints::start(core);
-        core.measure_space();
         let journal = core.log().checkpoints.journal().expect("the node has not stopped");
         let mut frames = journal.replay(head.op.next(), self.recovered.head)?;
         while let Some(frame) = frames.next().await? {
@@ -189,12 +246,20 @@ impl Unplayed {
                 .expect("the journal gives out frames that it has verified");
             log.replay(&header)?;
             core.log().dispatch.push(core, &header, &frame, false);
-            core.applier.wait_applied(log.head().op).await;
+            let op = log.head().op;
+            core.applier.wait_applied(op).await;
+            if !core.mesh.wait_applied(Op(op.0.saturating_sub(REPLAY_AHEAD))).await {
+                return Ok(false);
+            }
         }
         drop(frames);
+        if !core.mesh.wait_applied(log.head().op).await {
+            return Ok(false);
+        }
         let ops = log.head().op.0 - head.op.0;
         tracing::info!(ops, elapsed = ?(ioring::now() - started), "journal replayed");
-        self.serve(core, &log, head.op).await
+        self.serve(core, &log, head.op).await?;
+        Ok(true)
     }
 
     /// Raises the view and hands the log to the replica.
@@ -248,7 +313,7 @@ impl Unplayed {
 }
 
 /// The end of the log that the checkpoint contains.
-fn checkpoint_head(state: &vsr::superblock::State) -> LogHead {
+fn checkpoint_head(state: &State) -> LogHead {
     let root = || LogHead::root(state.identity.cluster);
     state.checkpoint.header.as_ref().map_or_else(root, LogHead::of)
 }

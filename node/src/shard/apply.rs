@@ -9,7 +9,12 @@
 //!    operations behind it that need one, up to a bound, go to the grid together; when they are
 //!    there the prepare goes on where it stopped. Prepares behind it wait: versions are applied in
 //!    order.
-//! 3. An all-or-none request is voted on before any of it is applied.
+//! 3. An all-or-none request is voted on before any of it is applied. When keys of several cores
+//!    are in it, each of these votes for its own once the request is at its front, sends the others
+//!    its ballot and goes on when it has theirs: all count the same ballots, so all come to the
+//!    same verdict, in a replay as well. Cores that have no key of it do not stop. It cannot come
+//!    to a circle: every core goes through the same log in order, so of all requests that are being
+//!    voted on, all cores of the first have come to it or will, and ballots never wait for a lane.
 //! 4. After the last operation the shards do their beat, and the op counts as applied. What has to
 //!    wait then (pulses, debt, the end of a bar) is the keeper's ([`super::keeper`]).
 //!
@@ -52,6 +57,9 @@ use wire::{
 use super::keeper::{self, Rest};
 use super::{LATEST, Looked, Shards};
 use crate::machine::{self, Budget, Context, Entry, Needs, Scratch, Verdict, Vote};
+use crate::mesh::ReadIndex;
+use crate::mesh::batch::{Ballot, CoreSet};
+use crate::topology::CoreIndex;
 
 /// Look-ups that a prepare asks for at once. What is missing beyond that it asks for when it gets
 /// there.
@@ -106,6 +114,9 @@ impl Committed {
 pub trait Deliver {
     /// Delivers the outcome of the operation at `index` of the request with this tag.
     fn deliver(&self, tag: ClientTag, index: u32, outcome: &Outcome<'_>);
+
+    /// Lets another core know what this core's part of an all-or-none request comes to.
+    fn vote(&self, to: CoreIndex, ballot: Ballot);
 }
 
 /// What the applier cannot go on without.
@@ -117,6 +128,20 @@ pub struct Missing {
     read: Read,
 }
 
+/// Why a prepare stops before its end.
+enum Stop {
+    /// This look-up has to be done first.
+    Missing(Missing),
+    /// Other cores' ballots are not there.
+    Ballots,
+}
+
+impl From<Missing> for Stop {
+    fn from(missing: Missing) -> Stop {
+        Stop::Missing(missing)
+    }
+}
+
 /// How far an attempt to apply came.
 #[derive(Debug)]
 pub enum Progress {
@@ -124,6 +149,8 @@ pub enum Progress {
     Idle,
     /// The prepare at the front waits for these look-ups.
     Waiting(Vec<Missing>),
+    /// The prepare at the front waits for other cores' ballots.
+    Voting,
     /// The prepare at the front is applied; the rest of it is the keeper's.
     Keeper(Rest),
     /// The keeper is at work.
@@ -154,6 +181,8 @@ struct Front {
     done: u32,
     /// The verdict on the all-or-none request that is under way.
     verdict: Option<Verdict>,
+    /// Whether this core has voted on it, and sent its ballot to the others that it concerns.
+    voted: bool,
     /// What the prepare may still cost each shard of this core; empty before it starts.
     budgets: Vec<Budget>,
     /// The operation that could not be done at the last attempt.
@@ -172,6 +201,7 @@ impl Front {
 
     fn end(&mut self) {
         assert!(self.verdict.is_none(), "a request is under way at the end of its prepare");
+        assert!(!self.voted, "a request is voted on at the end of its prepare");
         self.done = 0;
         self.budgets.clear();
         assert!(self.fetched.is_empty(), "what was fetched is freed with its operation");
@@ -209,8 +239,10 @@ struct State {
     /// The keeper has the prepare at the front.
     kept: bool,
     reports: VecDeque<(u64, u64)>,
-    flushes: u64,
     front: Front,
+    /// Ballots on the request at the front, and those that came before this core was there: of each
+    /// other core one at most.
+    tallies: Vec<Tally>,
     scratch: Scratch,
     key: Vec<u8>,
     value: Vec<u8>,
@@ -219,15 +251,18 @@ struct State {
     fetched_max: usize,
 }
 
+/// What is known of the votes on one request.
+struct Tally {
+    count: u32,
+    all: Ballot,
+}
+
 /// The applier of one core.
 pub struct Applier {
     state: RefCell<State>,
     applied: Cell<Op>,
     applied_version: Cell<Version>,
     applied_time: Cell<Timestamp>,
-    /// Flushes of tables, those of the prepare at the front included, and without them.
-    flushes: Cell<u64>,
-    flushes_applied: Cell<u64>,
     /// A replay waits for what it gave.
     progressed: Event,
 }
@@ -253,8 +288,8 @@ impl Applier {
             queue: VecDeque::with_capacity(64),
             kept: false,
             reports: VecDeque::with_capacity(4),
-            flushes: 0,
             front: Front::default(),
+            tallies: Vec::new(),
             scratch: Scratch::default(),
             key: Vec::with_capacity(2 * wire::operation::KEY_SIZE_MAX + 16),
             value: Vec::new(),
@@ -267,8 +302,6 @@ impl Applier {
             applied: Cell::new(applied),
             applied_version: Cell::new(Version(applied_time.0)),
             applied_time: Cell::new(applied_time),
-            flushes: Cell::new(0),
-            flushes_applied: Cell::new(0),
             progressed: Event::new(),
         }
     }
@@ -279,10 +312,31 @@ impl Applier {
         self.applied.get()
     }
 
-    /// The newest version of the last op applied in full.
+    /// The last op whose operations are all done here, though the keeper may still be at work on the
+    /// rest of it.
     #[must_use]
-    pub fn applied_version(&self) -> Version {
-        self.applied_version.get()
+    pub fn done(&self) -> Op {
+        let state = self.state.borrow();
+        if state.kept { self.applied.get().next() } else { self.applied.get() }
+    }
+
+    /// The newest op of which an operation of this core may have been acknowledged: the one at the
+    /// front if it is done in part.
+    #[must_use]
+    pub fn acknowledged(&self) -> ReadIndex {
+        let state = self.state.borrow();
+        let begun = state.kept || state.front.done > 0;
+        state.queue.front().filter(|_| begun).map_or_else(|| self.applied_index(), index_of)
+    }
+
+    /// The newest op that was given to this applier, and its newest version.
+    #[must_use]
+    pub fn newest(&self) -> ReadIndex {
+        self.state.borrow().queue.back().map_or_else(|| self.applied_index(), index_of)
+    }
+
+    fn applied_index(&self) -> ReadIndex {
+        ReadIndex { op: self.applied.get(), version: self.applied_version.get() }
     }
 
     /// Log time as the shards have it: the timestamp of the last op applied in full.
@@ -290,18 +344,6 @@ impl Applier {
     #[must_use]
     pub fn log_time(&self) -> Timestamp {
         self.applied_time.get()
-    }
-
-    /// How often tables were flushed, also by a prepare that is applied in part.
-    #[must_use]
-    pub fn flushes(&self) -> u64 {
-        self.flushes.get()
-    }
-
-    /// The same as of the last op applied in full.
-    #[must_use]
-    pub fn flushes_applied(&self) -> u64 {
-        self.flushes_applied.get()
     }
 
     /// Borrows the shards, for reads.
@@ -343,10 +385,12 @@ impl Applier {
             return Progress::Kept;
         }
         while let Some(committed) = state.queue.front().cloned() {
-            let applied = state.apply(&committed, deliver);
-            self.flushes.set(state.flushes);
-            if let Err(missing) = applied {
-                return Progress::Waiting(missing);
+            match state.apply(&committed, deliver) {
+                Ok(()) => {}
+                Err(Stop::Missing(first)) => {
+                    return Progress::Waiting(state.missing(first, &committed));
+                }
+                Err(Stop::Ballots) => return Progress::Voting,
             }
             let pulse = committed.pulse.then_some(committed.timestamp);
             let rest = Rest { op: committed.op, step: committed.step, pulse };
@@ -377,10 +421,14 @@ impl Applier {
         self.applied.set(committed.op);
         self.applied_version.set(committed.version_last());
         self.applied_time.set(committed.timestamp);
-        self.flushes_applied.set(state.flushes);
         if !committed.live {
             self.progressed.notify();
         }
+    }
+
+    /// Takes another core's ballot. The caller calls [`Applier::advance`] next.
+    pub fn count(&self, ballot: &Ballot) {
+        self.state.borrow_mut().count(ballot);
     }
 
     /// Takes the next report for the schedule: a group's number and its end's fullest memtable.
@@ -414,6 +462,10 @@ impl Applier {
     }
 }
 
+fn index_of(committed: &Committed) -> ReadIndex {
+    ReadIndex { op: committed.op, version: committed.version_last() }
+}
+
 impl Missing {
     /// The operation that needs it, and what to await.
     #[must_use]
@@ -424,6 +476,7 @@ impl Missing {
 
 /// The prepare that is being applied, and how far it is.
 struct Cursor<'a> {
+    op: Op,
     timestamp: Timestamp,
     live: bool,
     /// Index of the operation in the prepare.
@@ -433,19 +486,20 @@ struct Cursor<'a> {
 
 impl State {
     /// Applies the prepare from the operation at `done` on.
-    fn apply(&mut self, committed: &Committed, deliver: &impl Deliver) -> Result<(), Vec<Missing>> {
+    fn apply(&mut self, committed: &Committed, deliver: &impl Deliver) -> Result<(), Stop> {
+        if self.shards.is_empty() {
+            return Ok(());
+        }
         self.front.begin(self.shards.len(), self.effects_max);
         let mut cursor = Cursor {
+            op: committed.op,
             timestamp: committed.timestamp,
             live: committed.live,
             operation: 0,
             requests: Requests::of_body(&committed.body),
         };
         while let Some(request) = cursor.requests.next() {
-            let applied = self.apply_request(&request, &mut cursor, deliver);
-            if let Err(first) = applied {
-                return Err(self.missing(first, committed));
-            }
+            self.apply_request(&request, &mut cursor, deliver)?;
         }
         Ok(())
     }
@@ -455,14 +509,14 @@ impl State {
         request: &RequestView<'_>,
         cursor: &mut Cursor<'_>,
         deliver: &impl Deliver,
-    ) -> Result<(), Missing> {
+    ) -> Result<(), Stop> {
         if cursor.operation + request.operation_count() <= self.front.done {
             cursor.operation += request.operation_count();
             return Ok(());
         }
         let verdict = match self.front.verdict {
             Some(verdict) => verdict,
-            None if request.is_all_or_none() => self.vote(request, cursor)?,
+            None if request.is_all_or_none() => self.verdict(request, cursor, deliver)?,
             None => Verdict::Own,
         };
         self.front.verdict = Some(verdict);
@@ -502,7 +556,6 @@ impl State {
     /// What concerns every shard.
     fn apply_to_table(&mut self, operation: &OperationView<'_>, version: Version) {
         if operation.opcode == Opcode::Flush {
-            self.flushes += 1;
             for shard in self.shards.iter_mut() {
                 shard.flush(operation.table, version);
             }
@@ -564,16 +617,72 @@ impl State {
         }
     }
 
+    /// The verdict on an all-or-none request, once everybody whom it concerns has voted.
+    fn verdict(
+        &mut self,
+        request: &RequestView<'_>,
+        cursor: &Cursor<'_>,
+        deliver: &impl Deliver,
+    ) -> Result<Verdict, Stop> {
+        if self.shards.topology().cores() == 1 {
+            return Ok(self.vote(request, cursor)?.verdict);
+        }
+        let topology = *self.shards.topology();
+        let mut voters = CoreSet::default();
+        for operation in request.operations() {
+            voters.add(topology.core_of(topology.shard_of(operation.slot)));
+        }
+        let here = self.shards.core();
+        if !voters.has(here) {
+            // Nothing of it is done here, so it does not matter what is decided.
+            return Ok(Verdict::Own);
+        }
+        if !self.front.voted {
+            let ballot = self.vote(request, cursor)?;
+            for core in voters.iter().filter(|core| *core != here) {
+                deliver.vote(core, ballot);
+            }
+            self.count(&ballot);
+            self.front.voted = true;
+        }
+        let of_request =
+            |tally: &Tally| (tally.all.op, tally.all.request) == (cursor.op, cursor.operation);
+        let place = self.tallies.iter().position(of_request).expect("this core has voted");
+        if self.tallies[place].count < voters.len() {
+            return Err(Stop::Ballots);
+        }
+        self.front.voted = false;
+        Ok(self.tallies.swap_remove(place).all.verdict)
+    }
+
+    /// Counts a ballot.
+    fn count(&mut self, ballot: &Ballot) {
+        let of_request =
+            |tally: &&mut Tally| (tally.all.op, tally.all.request) == (ballot.op, ballot.request);
+        match self.tallies.iter_mut().find(of_request) {
+            Some(tally) => {
+                tally.count += 1;
+                tally.all.count(ballot);
+            }
+            None => self.tallies.push(Tally { count: 1, all: *ballot }),
+        }
+    }
+
     /// The votes of this core's operations of an all-or-none request, counted.
-    fn vote(&mut self, request: &RequestView<'_>, cursor: &Cursor<'_>) -> Result<Verdict, Missing> {
-        let mut verdict = Verdict::Holds;
+    fn vote(&mut self, request: &RequestView<'_>, cursor: &Cursor<'_>) -> Result<Ballot, Missing> {
+        let mut ballot = Ballot {
+            op: cursor.op,
+            request: cursor.operation,
+            verdict: Verdict::Holds,
+            decided_by: u32::MAX,
+        };
         // Votes take from the budgets as if the request were done; only doing it takes for good.
         let mut budgets = self.front.budgets.clone();
         for (offset, operation) in request.operations().enumerate() {
             let number = cursor.operation + offset as u32;
             let Some(index) = self.shards.index(operation.slot) else { continue };
             let Ok(kept) = self.current(index, &operation, number)? else {
-                verdict = Vote::Refused(ErrorCode::CorruptBlock).count_into(verdict);
+                ballot.decide(number, Vote::Refused(ErrorCode::CorruptBlock));
                 continue;
             };
             let current = kept.map(|kept| kept.entry(&self.value));
@@ -585,9 +694,9 @@ impl State {
             };
             let (budget, scratch) = (&mut budgets[index], &mut self.scratch);
             let vote = machine::vote(&operation, current, &context, budget, scratch);
-            verdict = vote.count_into(verdict);
+            ballot.decide(number, vote);
         }
-        Ok(verdict)
+        Ok(ballot)
     }
 
     /// The look-up that stopped the prepare, and those that operations behind it will need.

@@ -26,7 +26,7 @@ use lsm::tree::Tree;
 use wire::{ShardId, Slot, TableId, Version};
 
 use crate::machine::{Effect, Entry};
-use crate::topology::Topology;
+use crate::topology::{CoreIndex, Topology};
 
 /// The kind of record that strings are, in encoded keys.
 pub const KIND_STRING: u8 = 1;
@@ -52,6 +52,12 @@ impl Generations {
     #[must_use]
     pub fn get(&self, table: TableId) -> u32 {
         self.0.iter().find(|last| last.table == table).map_or(0, |last| last.generation)
+    }
+
+    /// The version of the table's last flush; 0 if it never was.
+    #[must_use]
+    pub fn flushed_at(&self, table: TableId) -> Version {
+        self.0.iter().find(|last| last.table == table).map_or(Version(0), |last| last.version)
     }
 
     /// Makes all keys of a table unreachable from a version on.
@@ -195,6 +201,7 @@ impl Shard {
 /// The shards of a core, in order of their numbers.
 pub struct Shards {
     topology: Topology,
+    core: CoreIndex,
     first: u16,
     shards: Vec<Shard>,
 }
@@ -205,12 +212,24 @@ impl Shards {
     /// # Panics
     /// If they are not contiguous.
     #[must_use]
-    pub fn new(topology: Topology, shards: Vec<Shard>) -> Shards {
+    pub fn new(topology: Topology, core: CoreIndex, shards: Vec<Shard>) -> Shards {
         let first = shards.first().map_or(0, |shard| shard.id.0);
         for (index, shard) in shards.iter().enumerate() {
             assert_eq!(usize::from(shard.id.0 - first), index, "a core's shards are contiguous");
         }
-        Shards { topology, first, shards }
+        Shards { topology, core, first, shards }
+    }
+
+    /// Whose they are.
+    #[must_use]
+    pub fn core(&self) -> CoreIndex {
+        self.core
+    }
+
+    /// Who has which.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.topology
     }
 
     /// The shard of a slot, if it is on this core.
@@ -255,8 +274,14 @@ impl Shards {
 
     #[inline]
     fn index(&self, slot: Slot) -> Option<usize> {
-        let shard = self.topology.shard_of(slot).0;
-        let index = usize::from(shard.checked_sub(self.first)?);
+        self.index_of(self.topology.shard_of(slot))
+    }
+
+    /// A shard's place among this core's, if it is one of them.
+    #[inline]
+    #[must_use]
+    pub fn index_of(&self, shard: ShardId) -> Option<usize> {
+        let index = usize::from(shard.0.checked_sub(self.first)?);
         (index < self.shards.len()).then_some(index)
     }
 }

@@ -23,9 +23,12 @@ pub(crate) struct Settings {
     /// Allow listening beyond loopback, where anybody who can connect can read and write
     #[arg(long)]
     insecure: bool,
-    /// Processor to run on and be bound to; auto leaves that to the system
-    #[arg(long, value_name = "NUMBER")]
+    /// Cores to run on: a number, processors to be bound to as in 0,2-3, or auto
+    #[arg(long, value_name = "WHICH")]
     cores: Option<String>,
+    /// Keep shards off the core that has the log: yes, no or auto (from 4 cores on)
+    #[arg(long, value_name = "WHETHER")]
+    dedicated_replica_core: Option<String>,
     /// Memory for cached pages of the grid, divided over the shards
     #[arg(long, value_name = "SIZE")]
     cache: Option<String>,
@@ -71,12 +74,13 @@ impl Settings {
         Ok(layers)
     }
 
-    fn flags(&self) -> [(&'static str, Option<String>); 10] {
+    fn flags(&self) -> [(&'static str, Option<String>); 11] {
         [
             ("resp", self.resp.clone()),
             ("http", self.http.clone()),
             ("insecure", self.insecure.then(|| "yes".to_owned())),
             ("cores", self.cores.clone()),
+            ("dedicated_replica_core", self.dedicated_replica_core.clone()),
             ("cache", self.cache.clone()),
             ("clients_max", self.clients_max.clone()),
             ("lock_memory", self.lock_memory.clone()),

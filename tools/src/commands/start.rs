@@ -13,7 +13,7 @@ use crate::outcome::{Failure, Outcome, print, print_line};
 
 /// Run the replica of a formatted directory
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  quorate start --dir /var/lib/quorate --cores 0 --cache 8GiB")]
+#[command(after_help = "Example:\n  quorate start --dir /var/lib/quorate --cores 0-7 --cache 8GiB")]
 pub(crate) struct Arguments {
     /// Directory that `quorate format` made
     #[arg(long, env = "QUORATE_DIR")]

@@ -72,8 +72,8 @@ impl LogClock {
         self.now = next;
     }
 
-    /// Moves now forward to a timestamp that was given out.
-    pub(super) fn raise(&mut self, timestamp: Timestamp) {
+    /// Moves now forward to a timestamp that was given out, after it was advanced to this moment.
+    pub fn raise(&mut self, timestamp: Timestamp) {
         self.now = self.now.max(timestamp.0);
     }
 }

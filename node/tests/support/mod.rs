@@ -1,0 +1,40 @@
+//! A node as tests in the simulator start it.
+
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+use std::net::SocketAddr;
+
+use ioring::{Direct, Outbox, lane};
+use node::config::{Config, Layers};
+use node::connection;
+use node::control::Question;
+use node::server::{self, First, Options, Part, Shared};
+
+/// The data directory.
+pub(crate) const DIR: &str = "/data";
+/// Where the node listens.
+pub(crate) const PORT: u16 = 6400;
+
+fn options(address: SocketAddr, dedicated: bool) -> Options {
+    let mut layers = Layers::default();
+    layers.set_flag("resp", address.to_string());
+    layers.set_flag("insecure", "yes");
+    layers.set_flag("cache", "256KiB");
+    layers.set_flag("dedicated_replica_core", if dedicated { "yes" } else { "no" });
+    Options {
+        dir: DIR.into(),
+        config: Config::new(&layers).expect("the settings are valid"),
+        direct: Direct::Required,
+        connections: connection::Limits::default(),
+    }
+}
+
+/// The parts of a node with so many cores, and the way to ask the first of them. Of three, the
+/// first is without shards.
+pub(crate) fn parts(address: SocketAddr, cores: u16) -> (Vec<Part>, Outbox<Question>) {
+    let (mut asks, questions): (Vec<_>, Vec<_>) = (0..cores).map(|_| lane(1)).unzip();
+    let http = "127.0.0.1:1".parse().expect("this is an address");
+    let first = First { http, serving: Box::new(|_| ()) };
+    let parts = server::parts(&Shared::new(options(address, cores > 2)), questions, first);
+    (parts, asks.swap_remove(0))
+}
