@@ -51,12 +51,14 @@ use crate::filter;
 const ALIGN: usize = 8;
 const SLOT_SIZE: usize = size_of::<u64>();
 const BUCKET_SLOTS: usize = 8;
-/// What a row is taken for when buckets and marks are sized: they suffice for rows this small.
-const ROW_SIZE_SMALL: usize = 96;
+/// What a row is taken for when buckets and marks are sized. If rows are smaller, there are fewer
+/// than fit the ring: buckets for the smallest rows would be nearly empty with all others, and
+/// every slot that is used a cache line of its own.
+const ROW_SIZE: usize = 128;
 /// A row takes this part of the ring at most, so that a few large ones do not empty it.
 const ROW_SHARE: usize = 32;
 /// Rows that get a second chance for one that comes in, so that its cost is bounded.
-const CHANCES: u32 = 8;
+const CHANCES: u32 = 32;
 const CAPACITY_MIN: usize = 4096;
 /// The key length of what fills the ring's end when a row does not fit there.
 const PADDING: u16 = u16::MAX;
@@ -133,18 +135,18 @@ impl Slot {
 impl RowCache {
     /// A cache that takes about `bytes`, all told.
     pub(crate) fn new(bytes: usize) -> RowCache {
-        // A slot in two is filled at most: 16 bytes of slots and 4 of marks for each small row.
-        let capacity = (bytes / 5 * 4).max(CAPACITY_MIN) / ALIGN * ALIGN;
+        // Slots and marks take 20 to 40 bytes for each row.
+        let capacity = (bytes / 4 * 3).max(CAPACITY_MIN) / ALIGN * ALIGN;
         assert!(capacity / ALIGN < u32::MAX as usize, "a ring is addressed by u32: {capacity}");
-        let rows = (capacity / ROW_SIZE_SMALL).next_power_of_two();
-        let bucket_count = (2 * rows / BUCKET_SLOTS).max(1);
+        // One slot in two is filled at most, so that few buckets overflow.
+        let slots = (2 * capacity / ROW_SIZE).next_power_of_two().max(BUCKET_SLOTS);
         RowCache {
-            buckets: Buffer::zeroed(bucket_count * BUCKET_SLOTS * SLOT_SIZE),
-            bucket_count,
+            buckets: Buffer::zeroed(slots * SLOT_SIZE),
+            bucket_count: slots / BUCKET_SLOTS,
             ring: Buffer::zeroed(capacity),
             written: 0,
             taken: 0,
-            marks: Buffer::zeroed(rows * size_of::<u32>()),
+            marks: Buffer::zeroed(slots / 2 * size_of::<u32>()),
         }
     }
 

@@ -12,7 +12,7 @@ fn key_of(number: u32) -> Vec<u8> {
 }
 
 fn value_of(number: u32, version: u64) -> Vec<u8> {
-    vec![version as u8; (number as usize * 13) % 90]
+    vec![version as u8; (number as usize * 13) % 180]
 }
 
 fn offer(cache: &mut RowCache, number: u32, version: u64) {
@@ -96,6 +96,7 @@ fn rows_that_are_used_outlive_those_that_came_with_them() {
     for number in 0..300 {
         offer(&mut cache, number, 1);
     }
+    (0..150).for_each(|number| assert!(is_here(&mut cache, number)));
     for number in 1000..2500 {
         // Asked for twice, so that it comes in, and then no more.
         for _ in 0..2 {
@@ -108,18 +109,20 @@ fn rows_that_are_used_outlive_those_that_came_with_them() {
     }
     let mut kept = |range: std::ops::Range<u32>| range.filter(|&n| is_here(&mut cache, n)).count();
     let (used, unused) = (kept(0..150), kept(150..300));
-    assert!(used >= 100 && unused <= 10, "{used} and {unused} of 150 kept");
+    assert!(used >= 130 && unused <= 10, "{used} and {unused} of 150 kept");
 }
 
 #[test]
 fn once_it_is_full_a_row_comes_in_when_it_is_asked_for_twice() {
-    let mut cache = RowCache::new(CAPACITY_MIN);
-    for number in 0..200 {
+    let mut cache = RowCache::new(64 << 10);
+    for number in 0..2000 {
         offer(&mut cache, number, 1);
     }
-    assert!(is_here(&mut cache, 0) && !is_here(&mut cache, 199));
-    offer(&mut cache, 199, 1);
-    assert!(is_here(&mut cache, 199));
+    let early = (0..100).filter(|&number| is_here(&mut cache, number)).count();
+    assert!(early >= 95, "{early} of the 100 that came first are here");
+    let late = (1000..2000).rfind(|&number| !is_here(&mut cache, number)).unwrap();
+    offer(&mut cache, late, 1);
+    assert!(is_here(&mut cache, late));
 }
 
 #[test]
