@@ -9,8 +9,8 @@
 //! ring      rows in the order in which they came:  lengths, version, deadline | key | value
 //! ```
 //!
-//! **What it holds.** For some keys of the tree of objects, the newest version that the tables hold,
-//! if it has a value and the value stands in a page. The invariant that makes this simple:
+//! **What it holds.** For some keys of the tree of objects, the newest version that the tables
+//! hold, if it has a value and the value stands in a page. The invariant that makes this simple:
 //!
 //! > A key in the row cache has no version in either memtable.
 //!
