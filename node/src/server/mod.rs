@@ -194,8 +194,8 @@ pub fn outcome(results: Vec<Result<(), StartError>>) -> Result<(), StartError> {
         Err(StartError::CoreEnded) => 1,
         Err(_) => 2,
     };
-    // The last of those with the highest rank; there is one core that failed by itself at most.
-    results.into_iter().max_by_key(rank).unwrap_or(Ok(()))
+    // Of several that failed by themselves the first.
+    results.into_iter().rev().max_by_key(rank).unwrap_or(Ok(()))
 }
 
 /// Binds the control plane's listener.

@@ -312,8 +312,8 @@ impl Applier {
         self.applied.get()
     }
 
-    /// The last op whose operations are all done here, though the keeper may still be at work on the
-    /// rest of it.
+    /// The last op whose operations are all done here, though the keeper may still be at work on
+    /// the rest of it.
     #[must_use]
     pub fn done(&self) -> Op {
         let state = self.state.borrow();

@@ -4,6 +4,7 @@ mod grids;
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use serde_json::json;
@@ -12,6 +13,10 @@ use vsr::format::inspect::DirectoryReport;
 use crate::commands::inspect;
 use crate::commands::inspect::fault::Fault;
 use crate::outcome::{Failure, Outcome, print_line};
+
+/// How long the lock is tried for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Read every byte that matters and report every fault; changes nothing
 #[derive(Debug, clap::Args)]
@@ -71,16 +76,25 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
 }
 
 /// The lock that a node holds: files that change while they are read look damaged. A directory
-/// without a lock file has no node; it is read as it is, and nothing is made in it.
+/// without a lock file has no node; it is read as it is, and nothing is made in it. The kernel takes
+/// a moment to close the rings of a process that has ended, and its lock with them.
 fn lock(dir: &Path) -> Result<Option<File>, Failure> {
     let Ok(file) = File::open(dir.join(vsr::format::LOCK)) else { return Ok(None) };
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Err(Failure::Refused(anyhow!(
-            "{} is open in another process: stop the node first",
-            dir.display()
-        ))),
-        Err(TryLockError::Error(error)) => Err(Failure::Failed(anyhow!(error))),
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(LOCK_INTERVAL);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(Failure::Refused(anyhow!(
+                    "{} is open in another process: stop the node first",
+                    dir.display()
+                )));
+            }
+            Err(TryLockError::Error(error)) => return Err(Failure::Failed(anyhow!(error))),
+        }
     }
 }
 
