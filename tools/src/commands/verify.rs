@@ -76,8 +76,8 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
 }
 
 /// The lock that a node holds: files that change while they are read look damaged. A directory
-/// without a lock file has no node; it is read as it is, and nothing is made in it. The kernel takes
-/// a moment to close the rings of a process that has ended, and its lock with them.
+/// without a lock file has no node; it is read as it is, and nothing is made in it. The kernel
+/// takes a moment to close the rings of a process that has ended, and its lock with them.
 fn lock(dir: &Path) -> Result<Option<File>, Failure> {
     let Ok(file) = File::open(dir.join(vsr::format::LOCK)) else { return Ok(None) };
     let started = Instant::now();
