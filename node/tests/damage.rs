@@ -256,7 +256,8 @@ fn operations_that_need_it(cores: u16) {
         corrupt(&read)
     });
     assert!(bad.len() <= KEYS / 2, "{} keys, and the other shard is whole", bad.len());
-    let (first, second) = (*bad.first().unwrap(), *bad.last().unwrap());
+    let (first, second) =
+        (*bad.first().expect("some keys are damaged"), *bad.last().expect("and more"));
     let known = bad.clone();
     // Damaged while the node runs, which does not know: an op is given, and does nothing.
     lives.heal();

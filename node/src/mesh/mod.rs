@@ -149,6 +149,7 @@ struct PeerEnds {
     replies_in: Incoming<Reply>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one for each core")]
 enum RoleEnds {
     First(Vec<Option<FirstEnds>>),
     Other {
@@ -166,31 +167,34 @@ struct FirstEnds {
     reports: Incoming<Report>,
 }
 
+/// What the replica's core sends to another by lanes of its own, and what it receives.
+type FirstOut = (Outbox<Commit>, Outbox<Accepted>);
+type FirstIn = (Incoming<()>, Incoming<Report>);
+
 /// Lanes between so many cores: each core's ends.
 #[must_use]
 pub fn connect(cores: u16) -> Vec<Ends> {
     let count = usize::from(cores);
     let none = || (0..count).map(|_| None).collect::<Vec<Option<_>>>();
     let mut peers: Vec<Vec<Option<PeerEnds>>> = (0..count).map(|_| none()).collect();
-    for low in 0..count {
-        for high in low + 1..count {
-            let (low_asks, at_high_asks) = pipe(BATCHES);
-            let (low_replies, at_high_replies) = pipe(BATCHES);
-            let (high_asks, at_low_asks) = pipe(BATCHES);
-            let (high_replies, at_low_replies) = pipe(BATCHES);
-            peers[low][high] = Some(PeerEnds {
-                asks: low_asks,
-                replies: low_replies,
-                asks_in: at_low_asks,
-                replies_in: at_low_replies,
-            });
-            peers[high][low] = Some(PeerEnds {
-                asks: high_asks,
-                replies: high_replies,
-                asks_in: at_high_asks,
-                replies_in: at_high_replies,
-            });
-        }
+    let pairs = (0..count).flat_map(|low| (low + 1..count).map(move |high| (low, high)));
+    for (low, high) in pairs {
+        let (low_asks, at_high_asks) = pipe(BATCHES);
+        let (low_replies, at_high_replies) = pipe(BATCHES);
+        let (high_asks, at_low_asks) = pipe(BATCHES);
+        let (high_replies, at_low_replies) = pipe(BATCHES);
+        peers[low][high] = Some(PeerEnds {
+            asks: low_asks,
+            replies: low_replies,
+            asks_in: at_low_asks,
+            replies_in: at_low_replies,
+        });
+        peers[high][low] = Some(PeerEnds {
+            asks: high_asks,
+            replies: high_replies,
+            asks_in: at_high_asks,
+            replies_in: at_high_replies,
+        });
     }
     let mut first = vec![None];
     let mut others = Vec::new();
@@ -253,6 +257,7 @@ struct Peer {
     replies: Post<Reply>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one for each core")]
 enum Role {
     First {
         commits: Vec<Option<Outbox<Commit>>>,
@@ -588,7 +593,7 @@ impl PeerEnds {
 }
 
 impl FirstEnds {
-    fn split(self) -> ((Outbox<Commit>, Outbox<Accepted>), (Incoming<()>, Incoming<Report>)) {
+    fn split(self) -> (FirstOut, FirstIn) {
         ((self.commits, self.connections), (self.writes, self.reports))
     }
 }

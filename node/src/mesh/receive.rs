@@ -19,7 +19,7 @@ pub(super) fn start(core: &Rc<Core>, inboxes: Inboxes) {
     for (from, inbox) in (0..).map(CoreIndex).zip(inboxes.peers) {
         let Some((asks, replies)) = inbox else { continue };
         receive(core, "asks", asks, move |core, batch| take_asks(core, from, batch));
-        receive(core, "replies", replies, |core, batch| take_replies(core, batch));
+        receive(core, "replies", replies, take_replies);
     }
     for (from, inbox) in (0..).map(CoreIndex).zip(inboxes.first) {
         let Some((writes, reports)) = inbox else { continue };
