@@ -39,7 +39,7 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "WHETHER")]
     lock_memory: Option<String>,
     /// What an idle core does: adaptive (sleeps, but looks for a durable write that is about to
-    /// complete), sleep, or spin:200us (looks for work that long before it sleeps)
+    /// complete), sleep, or spin:200us (looks for work that long, then sleeps)
     #[arg(long, value_name = "HOW")]
     idle: Option<String>,
     /// Least level logged: error, warn, info, debug, trace
