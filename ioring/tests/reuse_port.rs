@@ -49,8 +49,8 @@ fn a_hash_spreads_connections_less_evenly_than_taking_turns() {
         let by_turns = CONNECTIONS.div_ceil(listeners);
         let (median, worst) = (most[ROUNDS / 2], most[ROUNDS - 1]);
         println!(
-            "{CONNECTIONS} connections, {listeners} listeners: the fullest has {by_turns} by turns, \
-             by hash {median} in the median and {worst} at most of {ROUNDS} rounds"
+            "{CONNECTIONS} connections, {listeners} listeners: the fullest has {by_turns} by \
+             turns, by hash {median} in the median and {worst} at most of {ROUNDS} rounds"
         );
         assert!(worst > by_turns, "a hash that is never uneven is none");
     }

@@ -316,7 +316,8 @@ fn cores_exchange_items_and_sleep_meanwhile() {
 
 #[test]
 fn a_thread_without_a_runtime_can_send_to_a_core() {
-    let (outbox, inbox) = lane::<u32>(16);
+    // As much as is sent: a thread without a runtime cannot wait for space.
+    let (outbox, inbox) = lane::<u32>(100);
     let sender = std::thread::spawn(move || {
         for number in 0..100 {
             std::thread::sleep(Duration::from_micros(200));
