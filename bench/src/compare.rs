@@ -3,9 +3,11 @@
 //! 1. Every server is started once, pinned to the same core, each with a folder of its own on the
 //!    same disk; the generator, `redis-benchmark`, is pinned to another core. It is the peer's own
 //!    tool, so the peer has no disadvantage from it.
-//! 2. For each row (command and pipeline depth) the servers take turns, round by round, so that a
+//! 2. Every server first does a million writes: what is compared is how they run, not how they
+//!    touch their memory for the first time.
+//! 3. For each row (command and pipeline depth) the servers take turns, round by round, so that a
 //!    noisy moment hits all of them; the median over the rounds counts.
-//! 3. A server's processor time is read before and after, so that its cost for an operation does
+//! 4. A server's processor time is read before and after, so that its cost for an operation does
 //!    not depend on what the generator can do.
 //!
 //! Sides: this product; Redis that syncs before it answers (`appendfsync always`), the same
@@ -29,6 +31,12 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Operations of the run that estimates the rate.
 const ESTIMATE_OPERATIONS: u64 = 20_000;
+
+/// Writes that every server does before it is measured.
+const WARM_UP_OPERATIONS: u64 = 1_000_000;
+
+/// How many of them a connection sends at a time.
+const WARM_UP_DEPTH: u32 = 16;
 
 /// Who is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -158,6 +166,11 @@ pub fn run(
         .into_iter()
         .map(|side| Server::start(side, options))
         .collect::<Result<Vec<Server>, CompareError>>()?;
+    for server in &servers {
+        let case = Case { command: "set", depth: WARM_UP_DEPTH };
+        progress(&case, server.side, 0);
+        generate(server, case, options, WARM_UP_OPERATIONS)?;
+    }
     let mut rows = Vec::new();
     for case in cases {
         let mut rounds: Vec<Vec<Round>> = servers.iter().map(|_| Vec::new()).collect();

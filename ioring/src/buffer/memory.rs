@@ -18,6 +18,10 @@ const MAPPED_MIN: usize = 1 << 20;
 /// What the kernel may back with one huge page.
 const HUGE_PAGE: usize = 2 << 20;
 
+/// From this size on memory that is worked on gets huge pages: smaller regions would often be
+/// resident for the few pages of them that are touched.
+const HUGE_MIN: usize = 4 * HUGE_PAGE;
+
 /// A region of zeroed memory, aligned to [`ALIGNMENT`], of a multiple of it in size.
 pub(crate) struct Memory {
     start: NonNull<u8>,
@@ -32,8 +36,20 @@ unsafe impl Sync for Memory {}
 impl Memory {
     /// Takes at least `size` bytes; zero-sized requests get one unit of alignment.
     pub(crate) fn zeroed(size: usize) -> Memory {
+        Memory::with_huge_pages_from(size, HUGE_MIN)
+    }
+
+    /// The same for what devices read and write. A transfer takes a descriptor of the device's
+    /// queue for each piece of physical memory: 256 KiB of small pages take 64 of the 256 that a
+    /// virtual disk may have, so that no more than three transfers are under way; of a huge page
+    /// it is one.
+    pub(crate) fn for_transfers(size: usize) -> Memory {
+        Memory::with_huge_pages_from(size, HUGE_PAGE)
+    }
+
+    fn with_huge_pages_from(size: usize, huge_min: usize) -> Memory {
         let size = size.max(1).next_multiple_of(ALIGNMENT);
-        let start = if is_mapped(size) { map(size) } else { allocate(size) };
+        let start = if is_mapped(size) { map(size, size >= huge_min) } else { allocate(size) };
         Memory { start, size }
     }
 
@@ -74,7 +90,7 @@ fn allocate(size: usize) -> NonNull<u8> {
     NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout(size)))
 }
 
-fn map(size: usize) -> NonNull<u8> {
+fn map(size: usize, huge: bool) -> NonNull<u8> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     // SAFETY: an anonymous private mapping at an address of the kernel's choosing.
@@ -82,7 +98,7 @@ fn map(size: usize) -> NonNull<u8> {
     if start == libc::MAP_FAILED {
         handle_alloc_error(layout(size));
     }
-    if size >= 4 * HUGE_PAGE {
+    if huge {
         // SAFETY: the range was just mapped; this is advice, and its failure changes nothing.
         unsafe { libc::madvise(start, size, libc::MADV_HUGEPAGE) };
     }

@@ -119,7 +119,7 @@ impl BufferPool {
     pub fn new(name: &'static str, buffer_size: usize, count: usize) -> BufferPool {
         assert!(buffer_size > 0 && count > 0, "pool {name}: {count} buffers of {buffer_size}");
         let size = buffer_size.next_multiple_of(super::ALIGNMENT);
-        let memory = Memory::zeroed(size * count);
+        let memory = Memory::for_transfers(size * count);
         let home = ArrayQueue::new(count);
         let headers = (0..count).map(|index| {
             // SAFETY: `index` < `count`, so within the region.

@@ -105,7 +105,10 @@ impl Loop {
             if self.driver.has_completions() || board.has_posts() {
                 return true;
             }
-            std::hint::spin_loop();
+            // The kernel may have work to do on this processor before what is looked for
+            // completes: a durable write on a disk without forced unit access ends in a kernel
+            // thread.
+            std::thread::yield_now();
         }
         false
     }
