@@ -6,7 +6,6 @@ mod support;
 
 use std::cell::Cell;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,38 +15,10 @@ use ioring::sim::world::{NodeId, Status, World};
 use ioring::{Outbox, Queue, Stream};
 use node::control::Question;
 use node::server;
-use support::{DIR, PORT, parts};
-use vsr::format::{Configuration, FormatOptions};
-use wire::{ClusterId, ReplicaId};
+use support::{PORT, format, parts, request};
 
 /// Keys of 600 bytes that stay: several times the cache.
 const COLD: usize = 1500;
-
-async fn format() {
-    let configuration = Configuration {
-        journal_segment_size: 256 << 10,
-        journal_segment_count: 10,
-        grid_size_max: 1 << 30,
-        memtable_size: 8 << 10,
-        ..Configuration::test_min()
-    };
-    let options = FormatOptions {
-        shift_sectors_max: 4,
-        ..FormatOptions::new(ClusterId(7), ReplicaId(0), configuration)
-    };
-    server::format_here(Path::new(DIR), &options, |_, _| ())
-        .await
-        .expect("an empty directory is formatted");
-}
-
-fn request(words: &[impl AsRef<str>]) -> Vec<u8> {
-    let mut out = format!("*{}\r\n", words.len());
-    for word in words {
-        let word = word.as_ref();
-        out += &format!("${}\r\n{word}\r\n", word.len());
-    }
-    out.into_bytes()
-}
 
 async fn send(stream: &Stream, bytes: Vec<u8>) {
     let (sent, _) = stream.send(bytes).await;

@@ -13,9 +13,7 @@ use ioring::Stream;
 use ioring::sim::config::Config as SimConfig;
 use ioring::sim::world::{Crash, NodeId, World};
 use node::server;
-use support::{DIR, PORT, parts};
-use vsr::format::{Configuration, FormatOptions};
-use wire::{ClusterId, ReplicaId};
+use support::{DIR, PORT, configuration, format, parts, request};
 
 /// Keys, each with a number.
 const KEYS: usize = 1200;
@@ -27,37 +25,8 @@ const TYPE_OFFSET: usize = 72;
 /// What damage looks like.
 const ROT: u8 = 0xA5;
 
-fn configuration() -> Configuration {
-    Configuration {
-        journal_segment_size: 256 << 10,
-        journal_segment_count: 10,
-        grid_size_max: 1 << 30,
-        memtable_size: 8 << 10,
-        ..Configuration::test_min()
-    }
-}
-
-async fn format() {
-    let options = FormatOptions {
-        shift_sectors_max: 4,
-        ..FormatOptions::new(ClusterId(7), ReplicaId(0), configuration())
-    };
-    server::format_here(Path::new(DIR), &options, |_, _| ())
-        .await
-        .expect("an empty directory is formatted");
-}
-
 fn key(number: usize) -> String {
     format!("k{number:05}")
-}
-
-fn request(words: &[impl AsRef<str>]) -> Vec<u8> {
-    let mut out = format!("*{}\r\n", words.len());
-    for word in words {
-        let word = word.as_ref();
-        out += &format!("${}\r\n{word}\r\n", word.len());
-    }
-    out.into_bytes()
 }
 
 /// Sends requests that are answered with one line, or a bulk of one line; gives the answers.

@@ -10,7 +10,6 @@ mod support;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -19,31 +18,9 @@ use ioring::sim::config::Config as SimConfig;
 use ioring::sim::dice::Dice;
 use ioring::sim::world::{Crash, NodeId, Status, World};
 use node::server;
-use support::{DIR, PORT, parts};
-use vsr::format::{Configuration, FormatOptions};
-use wire::{ClusterId, ReplicaId};
+use support::{PORT, format, parts, request};
 
 const KEYS: u64 = 40;
-
-fn configuration() -> Configuration {
-    Configuration {
-        journal_segment_size: 256 << 10,
-        journal_segment_count: 10,
-        grid_size_max: 1 << 30,
-        memtable_size: 8 << 10,
-        ..Configuration::test_min()
-    }
-}
-
-async fn format() {
-    let options = FormatOptions {
-        shift_sectors_max: 4,
-        ..FormatOptions::new(ClusterId(7), ReplicaId(0), configuration())
-    };
-    server::format_here(Path::new(DIR), &options, |_, _| ())
-        .await
-        .expect("an empty directory is formatted");
-}
 
 /// What clients know: per key what was sent and what was acknowledged.
 #[derive(Default)]
@@ -53,14 +30,6 @@ struct Ledger {
 }
 
 type Known = Rc<RefCell<Ledger>>;
-
-fn request(words: &[&str]) -> Vec<u8> {
-    let mut out = format!("*{}\r\n", words.len());
-    for word in words {
-        out += &format!("${}\r\n{word}\r\n", word.len());
-    }
-    out.into_bytes()
-}
 
 /// Receives `lines` lines; none if the connection ended first.
 async fn receive(stream: &Stream, lines: usize) -> Option<Vec<String>> {

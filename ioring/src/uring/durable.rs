@@ -12,8 +12,9 @@
 //!    looked at in between.
 //! 3. A core with nothing to do looks for its completion instead of sleeping, if this device is
 //!    quick ([`LOOK_MAX`]): falling asleep and waking up costs more than the rest of the wait, and
-//!    waking a sleeping core costs the peer that sends to it. Only with `Idle::Adaptive`: the other
-//!    policies say themselves what to do.
+//!    waking a sleeping core costs the peer that sends to it. It yields between looks: on a disk
+//!    without forced unit access the kernel ends the write in a thread, perhaps of this processor.
+//!    Only with `Idle::Adaptive`: the other policies say themselves what to do.
 //!
 //! How long a write takes is estimated from below: a completion that was noticed late says nothing
 //! of the device, so a shorter time counts at once and longer ones gradually.

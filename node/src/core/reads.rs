@@ -412,7 +412,8 @@ impl Reads {
             // What the log says cannot be done without knowing what was there: it is not done.
             Err(LookupError::Corrupt(fault)) => {
                 core.on_corrupt();
-                tracing::error!(operation, %fault, "an operation of the log is not done");
+                let op = core.applier.applied().next();
+                tracing::error!(%op, operation, %fault, "an operation of the log is not done");
                 if let Err(error) = core.applier.unreadable(operation, &fault) {
                     ioring::fatal(ioring::Fatal::Corrupt(format!("{error}: {fault}")));
                 }

@@ -3,17 +3,52 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use ioring::{Direct, Outbox, lane};
 use node::config::{Config, Layers};
 use node::connection;
 use node::control::Question;
 use node::server::{self, First, Options, Part, Shared};
+use vsr::format::{Configuration, FormatOptions};
+use wire::{ClusterId, ReplicaId};
 
 /// The data directory.
 pub(crate) const DIR: &str = "/data";
 /// Where the node listens.
 pub(crate) const PORT: u16 = 6400;
+
+/// Sizes so small that a few hundred writes end bars and take checkpoints.
+pub(crate) fn configuration() -> Configuration {
+    Configuration {
+        journal_segment_size: 256 << 10,
+        journal_segment_count: 10,
+        grid_size_max: 1 << 30,
+        memtable_size: 8 << 10,
+        ..Configuration::test_min()
+    }
+}
+
+/// Makes the data directory.
+pub(crate) async fn format() {
+    let options = FormatOptions {
+        shift_sectors_max: 4,
+        ..FormatOptions::new(ClusterId(7), ReplicaId(0), configuration())
+    };
+    server::format_here(Path::new(DIR), &options, |_, _| ())
+        .await
+        .expect("an empty directory is formatted");
+}
+
+/// A request as clients send it.
+pub(crate) fn request(words: &[impl AsRef<str>]) -> Vec<u8> {
+    let mut out = format!("*{}\r\n", words.len());
+    for word in words {
+        let word = word.as_ref();
+        out += &format!("${}\r\n{word}\r\n", word.len());
+    }
+    out.into_bytes()
+}
 
 fn options(address: SocketAddr, dedicated: bool) -> Options {
     let mut layers = Layers::default();
