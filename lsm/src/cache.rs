@@ -111,6 +111,11 @@ impl Cache {
         self.classes[class as usize].get(key)
     }
 
+    /// Whether an item is there; does not count as asking for it.
+    pub(crate) fn contains(&self, class: FrameClass, key: &Key) -> bool {
+        self.classes[class as usize].find(key) != NONE
+    }
+
     pub(crate) fn insert(&mut self, class: FrameClass, key: Key, bytes: Frozen) {
         self.classes[class as usize].insert(key, bytes);
     }
@@ -193,16 +198,18 @@ impl Class {
 
     #[inline]
     fn get(&mut self, key: &Key) -> Option<Frozen> {
+        let item = self.items.get_mut(self.find(key) as usize)?;
+        item.frequency = (item.frequency + 1).min(FREQUENCY_MAX);
+        item.bytes.clone()
+    }
+
+    #[inline]
+    fn find(&self, key: &Key) -> u32 {
         let mut at = self.buckets[self.bucket(key.hash())];
-        while at != NONE {
-            let item = &mut self.items[at as usize];
-            if item.key == *key {
-                item.frequency = (item.frequency + 1).min(FREQUENCY_MAX);
-                return item.bytes.clone();
-            }
-            at = item.next;
+        while at != NONE && self.items[at as usize].key != *key {
+            at = self.items[at as usize].next;
         }
-        None
+        at
     }
 
     fn insert(&mut self, key: Key, bytes: Frozen) {

@@ -6,7 +6,7 @@
 //! Either way the due entry itself is deleted.
 
 use crate::key::Range;
-use crate::scan::{Loaded, Scan, ScanRead};
+use crate::scan::{Direction, Loaded, Scan, ScanRead};
 use crate::tree::Tree;
 
 /// Bytes in front of the object's key.
@@ -50,7 +50,7 @@ impl DueScan {
 
     pub(crate) fn new(now: u64) -> DueScan {
         let all = Range { lower: Vec::new(), upper: None };
-        DueScan { scan: Scan::new(Tree::Expiry, all, u64::MAX), now }
+        DueScan { scan: Scan::new(Tree::Expiry, all, Direction::Ascending, u64::MAX), now }
     }
 }
 

@@ -409,6 +409,9 @@ impl Forest {
         limit: usize,
         emit: impl FnMut(&EntryRef<'_>) -> ControlFlow<()>,
     ) -> ScanStep {
+        if scan.version_max() < self.snapshot_min {
+            return ScanStep::TooOld;
+        }
         let tree = scan.tree;
         let state = &self.trees[tree.index()];
         let view = View {
@@ -416,8 +419,9 @@ impl Forest {
             memtables: &state.memtables,
             manifest: &state.manifest,
             epoch: self.epoch.get(),
+            reader: &|| self.reader(tree),
         };
-        scan::step(scan, &view, &|| self.reader(tree), limit, emit)
+        scan::step(scan, &view, limit, emit)
     }
 
     /// A walk over the objects whose deadline is at most `now`, in the order of deadlines. One at a
@@ -447,6 +451,7 @@ impl Forest {
         match (step, next) {
             (ScanStep::NeedsRead(read), _) => DueStep::NeedsRead(read),
             (ScanStep::More, None) => DueStep::More,
+            (ScanStep::TooOld, _) => unreachable!("the newest version is never too old"),
             (ScanStep::Done, _) | (ScanStep::More, Some(_)) => {
                 let first = out.first().map(|due| due.deadline).or(next).unwrap_or(u64::MAX);
                 self.deadline_min = self.deadline_min_new.min(first);
@@ -741,7 +746,7 @@ const DEBT_BLOCKS: u64 = 4;
 const LEVEL0_STUCK: usize = 8;
 
 #[cfg(test)]
-mod harness;
+pub(crate) mod harness;
 #[cfg(test)]
 mod row_tests;
 #[cfg(test)]

@@ -33,6 +33,7 @@
 mod condemned;
 mod file;
 mod read;
+mod stretch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -45,6 +46,7 @@ use ioring::{Buffer, BufferPool, Fatal, File, Frozen};
 pub use condemned::CONDEMNED_MAX;
 pub use file::{OpenError, Owner};
 pub use read::{CorruptBlock, ReadError};
+pub(crate) use stretch::Stretch;
 
 use crate::block::{BlockAddress, BlockFault, BlockReference, Identity};
 use crate::cache::{Cache, CacheStats, FrameClass, Key};
@@ -134,6 +136,8 @@ pub struct Grid {
     /// For requests: each is held for one read and the copy out of it, never while another is
     /// waited for.
     blocks_foreground: BufferPool,
+    /// For scans: neighbouring pages that were read at once.
+    stretches: BufferPool,
     /// Items being read for the cache.
     in_flight: RefCell<Vec<Key>>,
     read_done: Event,
@@ -169,6 +173,7 @@ impl Grid {
             slots_write: Slots::new(writes),
             blocks: BufferPool::new("grid blocks", block_size, reads + writes + BUFFERS_SPARE),
             blocks_foreground: BufferPool::new("request blocks", block_size, foreground),
+            stretches: stretch::pool(config),
             in_flight: RefCell::new(Vec::with_capacity(config.reads_foreground_max as usize)),
             read_done: Event::new(),
             condemned: RefCell::default(),

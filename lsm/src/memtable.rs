@@ -162,11 +162,25 @@ impl Memtable {
         self.cursor(ordered::next(&self.arena, cursor.position))
     }
 
-    /// The newest version up to `version_max` of the key under a cursor, if it has one.
+    /// The cursor at the newest version of the last key before `key`; none: of the last key.
     #[must_use]
-    pub fn newest_at(&self, cursor: Cursor, version_max: u64) -> Option<EntryRef<'_>> {
+    pub fn last_before(&self, key: Option<&[u8]>) -> Cursor {
+        self.cursor(self.ordered.last_before(&self.arena, key))
+    }
+
+    /// The cursor at the previous key's newest version.
+    #[must_use]
+    pub fn previous_key(&self, cursor: Cursor) -> Cursor {
+        self.cursor(self.ordered.previous(&self.arena, cursor.position))
+    }
+
+    /// The cursor at the newest version up to `version_max` of the same key, if there is one.
+    #[inline]
+    #[must_use]
+    pub fn at_snapshot(&self, cursor: Cursor, version_max: u64) -> Option<Cursor> {
         let key = ordered::record_at(&self.arena, cursor.position)?;
-        self.entry_at(key, record::newest_at(&self.arena, key, version_max))
+        let version = record::newest_at(&self.arena, key, version_max);
+        (version != NULL).then_some(Cursor { version, ..cursor })
     }
 
     /// Forgets all entries; the memory stays.

@@ -35,6 +35,7 @@
 
 mod builder;
 mod cursor;
+mod unpacked;
 
 use std::cmp::Ordering;
 
@@ -45,6 +46,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 pub use builder::PageBuilder;
 pub use cursor::Cursor;
+pub(crate) use unpacked::Unpacked;
 
 use crate::config::Compression;
 use crate::entry::{DEADLINE_NONE, EntryRef, Payload, Position};
@@ -331,6 +333,44 @@ struct EntryFields<'a> {
     deadline: u64,
     payload: Payload<'a>,
     next: usize,
+}
+
+/// What of an entry is not its key, without a borrow of the page: payloads end where entries do.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    version: u64,
+    deadline: u64,
+    payload_len: u32,
+    end: u32,
+    kind: u8,
+}
+
+impl Place {
+    #[inline]
+    fn of(fields: &EntryFields<'_>) -> Place {
+        let (kind, payload_len) = match &fields.payload {
+            Payload::Tombstone => (KIND_TOMBSTONE, 0),
+            Payload::Inline(value) => (KIND_INLINE, value.len()),
+            Payload::Overflow(reference) => (KIND_OVERFLOW, reference.as_bytes().len()),
+        };
+        let (payload_len, end) = (payload_len as u32, fields.next as u32);
+        Place { version: fields.version, deadline: fields.deadline, payload_len, end, kind }
+    }
+
+    /// The entry, from the page it stands in; a tombstone if that is another page.
+    #[inline]
+    fn entry<'a>(&self, key: &'a [u8], page: &Page<'a>) -> EntryRef<'a> {
+        let end = self.end as usize;
+        let bytes = page.entries.get(end - self.payload_len as usize..end);
+        let payload = match (self.kind, bytes) {
+            (KIND_INLINE, Some(value)) => Payload::Inline(value),
+            (KIND_OVERFLOW, Some(bytes)) => {
+                OverflowReference::parse(bytes).map_or(Payload::Tombstone, Payload::Overflow)
+            }
+            _ => Payload::Tombstone,
+        };
+        EntryRef { key, version: self.version, deadline: self.deadline, payload }
+    }
 }
 
 /// Where an entry's key stands and where the next entry begins: all a search needs of most entries.

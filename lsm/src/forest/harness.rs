@@ -25,7 +25,7 @@ use crate::grid::{Class, Grid, Owner};
 use crate::key;
 use crate::lookup::{Lookup, LookupError, OwnedEntry, Want};
 use crate::memtable::Memtable;
-use crate::scan::{Scan, ScanStep};
+use crate::scan::{Direction, Scan, ScanStep};
 use crate::tree::Tree;
 
 pub(crate) const GRID_PATH: &str = "/grid";
@@ -443,22 +443,42 @@ impl Driver {
         }
     }
 
-    /// All live objects at a snapshot, read in steps of `limit` entries.
-    pub(crate) async fn scan(&self, version_max: u64, limit: usize) -> Vec<(Vec<u8>, u64, u64)> {
-        let range = key::Range { lower: Vec::new(), upper: None };
-        let mut scan = Scan::new(Tree::Objects, range, version_max);
+    /// Live objects of a range at a snapshot, read in steps of `limit` entries.
+    pub(crate) async fn scan(
+        &self,
+        range: key::Range,
+        direction: Direction,
+        version_max: u64,
+        limit: usize,
+    ) -> Vec<(Vec<u8>, u64, u64)> {
+        let mut scan = Scan::new(Tree::Objects, range, direction, version_max);
         let mut live = Vec::new();
         loop {
-            let step = self.forest.scan_step(&mut scan, limit, |entry| {
-                live.push((entry.key.to_vec(), entry.version, entry.payload.value_len()));
-                ControlFlow::Continue(())
-            });
-            match step {
-                ScanStep::Done => return live,
-                ScanStep::More => {}
-                ScanStep::NeedsRead(read) => scan.supply(read.run().await.unwrap()),
+            let step = self.scan_step(&mut scan, limit, &mut live).await;
+            if step.expect("the snapshot is not too old") {
+                return live;
             }
         }
+    }
+
+    /// One step of a scan, and what it waits for; whether it is done, or none if it is too late.
+    pub(crate) async fn scan_step(
+        &self,
+        scan: &mut Scan,
+        limit: usize,
+        live: &mut Vec<(Vec<u8>, u64, u64)>,
+    ) -> Option<bool> {
+        let step = self.forest.scan_step(scan, limit, |entry| {
+            live.push((entry.key.to_vec(), entry.version, entry.payload.value_len()));
+            ControlFlow::Continue(())
+        });
+        match step {
+            ScanStep::Done => return Some(true),
+            ScanStep::More => {}
+            ScanStep::NeedsRead(read) => scan.supply(read.run().await.unwrap()),
+            ScanStep::TooOld => return None,
+        }
+        Some(false)
     }
 
     /// Compares everything that can be read with the model, at the newest and an older snapshot.
@@ -478,7 +498,17 @@ impl Driver {
                 .map(|(key, entry)| (key, entry.version, entry.value_len))
                 .collect();
             let limit = 1 + (snapshot % 50) as usize;
-            assert_eq!(self.scan(snapshot, limit).await, expected, "scan at {snapshot}");
+            let all = key::Range { lower: Vec::new(), upper: None };
+            let some = key::Range { lower: key_of(keys / 3), upper: Some(key_of(keys / 2)) };
+            for range in [all, some] {
+                let mut expected = expected.clone();
+                expected.retain(|(key, ..)| range.contains(key));
+                let up = self.scan(range.clone(), Direction::Ascending, snapshot, limit).await;
+                assert_eq!(up, expected, "ascending at {snapshot}");
+                expected.reverse();
+                let down = self.scan(range, Direction::Descending, snapshot, limit).await;
+                assert_eq!(down, expected, "descending at {snapshot}");
+            }
         }
     }
 }

@@ -55,7 +55,7 @@ pub(super) fn index_key(reference: &BlockReference) -> Key {
 }
 
 /// First byte and length, within the block, of the sectors that hold a page.
-fn span(reference: &PageReference) -> (usize, usize) {
+pub(super) fn span(reference: &PageReference) -> (usize, usize) {
     let start = reference.offset as usize / SECTOR_SIZE * SECTOR_SIZE;
     let end = reference.offset as usize + reference.stored_len as usize;
     (start, end.next_multiple_of(SECTOR_SIZE) - start)
@@ -226,7 +226,7 @@ impl Grid {
         Some(InFlight { grid: self, key })
     }
 
-    async fn slot(&self, class: Class) -> Slot {
+    pub(super) async fn slot(&self, class: Class) -> Slot {
         match class {
             Class::Foreground => self.slots_foreground.acquire().await,
             Class::Background => self.slots_background.acquire().await,
@@ -235,7 +235,7 @@ impl Grid {
 
     /// A frame; memory of its own where readers hold all frames of the class. Waiting for them
     /// could be waiting for a walk that holds one page and wants the next.
-    fn frame(&self, class: FrameClass, len: usize) -> Buffer {
+    pub(super) fn frame(&self, class: FrameClass, len: usize) -> Buffer {
         let frame = self.cache.borrow_mut().try_frame(class);
         frame.unwrap_or_else(|| Buffer::zeroed(len))
     }
@@ -279,7 +279,7 @@ impl Grid {
     }
 
     /// Checks a page as stored against its reference; gives how it is packed, if it is.
-    fn verify_page(
+    pub(super) fn verify_page(
         &self,
         page: &PageReference,
         bytes: &[u8],
@@ -302,7 +302,7 @@ impl Grid {
         Ok(None)
     }
 
-    fn unpack(
+    pub(super) fn unpack(
         &self,
         page: &PageReference,
         bytes: &[u8],
@@ -357,7 +357,7 @@ impl Grid {
     }
 
     /// Fills a buffer from a block, from `start` on; a device error is a fault.
-    async fn fill(
+    pub(super) async fn fill(
         &self,
         _slot: &Slot,
         buffer: Buffer,

@@ -129,6 +129,39 @@ impl Ordered {
         settle(arena, Position { leaf, index: index as u32 })
     }
 
+    /// The last position whose key is less than `key`; none: the last of all.
+    pub(super) fn last_before(&self, arena: &Arena, key: Option<&[u8]>) -> Position {
+        let none = Position { leaf: NULL, index: 0 };
+        if self.root == NULL {
+            return none;
+        }
+        let mut node = self.root;
+        loop {
+            let count = arena.get::<Node>(node).count.get() as usize;
+            let before = key.map_or(count, |key| lower_bound(arena, node, key).0);
+            // A separator is the first key of its child: one that is less has what is wanted.
+            let Some(index) = before.checked_sub(1) else {
+                assert!(node == self.root, "the first key of a child is its separator");
+                return none;
+            };
+            if arena.get::<Node>(node).level.get() == 0 {
+                return Position { leaf: node, index: index as u32 };
+            }
+            node = arena.get::<Inner>(node).children[index].get();
+        }
+    }
+
+    /// The position before this one; past the end if there is none.
+    pub(super) fn previous(&self, arena: &Arena, position: Position) -> Position {
+        match position.index {
+            0 => {
+                let first = arena.get::<Node>(position.leaf).keys[0].get();
+                self.last_before(arena, Some(record::key(arena, first)))
+            }
+            index => Position { index: index - 1, ..position },
+        }
+    }
+
     pub(super) fn first(&self) -> Position {
         Position { leaf: self.first_leaf, index: 0 }
     }

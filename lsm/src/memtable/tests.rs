@@ -66,9 +66,20 @@ fn check(memtable: &Memtable, model: &Model, probes: &[(Vec<u8>, u64)]) {
         let cursor = memtable.range_from(key);
         let rest: Vec<_> = expected.iter().filter(|entry| entry.0 >= *key).cloned().collect();
         assert_eq!(walk(memtable, cursor), rest);
+        let mut keys: Vec<_> = expected.iter().map(|entry| &entry.0).filter(|k| *k < key).collect();
+        keys.dedup();
+        let mut cursor_back = memtable.last_before(Some(key));
+        for key in keys.into_iter().rev() {
+            assert_eq!(memtable.entry(cursor_back).map(|entry| entry.key), Some(&key[..]));
+            cursor_back = memtable.previous_key(cursor_back);
+        }
+        assert!(memtable.entry(cursor_back).is_none());
+        let last = memtable.entry(memtable.last_before(None)).map(|entry| entry.key);
+        assert_eq!(last, expected.last().map(|entry| &entry.0[..]));
         let at_key = memtable.entry(cursor).is_some_and(|entry| entry.key == key);
         if at_key {
-            assert_eq!(memtable.newest_at(cursor, *version_max).map(flat), found);
+            let seen = memtable.at_snapshot(cursor, *version_max);
+            assert_eq!(seen.and_then(|seen| memtable.entry(seen)).map(flat), found);
         }
     }
 }

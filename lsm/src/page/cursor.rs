@@ -2,19 +2,21 @@
 //!
 //! A cursor owns its place and the key it stands on, not the page: it is given the page each time,
 //! so it can live in a structure that holds the page's memory. Forward steps rebuild the key from
-//! the one before; a backward step walks again from the restart point before.
+//! the one before; a backward step walks again from the restart point before. Who goes backward far
+//! takes the page apart first: [`super::Unpacked`].
 
-use super::{Page, PageFault};
-use crate::entry::{DEADLINE_NONE, EntryRef, Payload, Position};
+use super::{Page, PageFault, Place};
+use crate::entry::{EntryRef, Position};
 
 /// A place in a page. Using it with another page than the one it was placed in gives wrong
 /// entries or faults, never a panic.
 #[derive(Clone, Debug, Default)]
 pub struct Cursor {
     key: Vec<u8>,
-    version: u64,
+    place: Place,
     offset: usize,
     next: usize,
+    repeats: bool,
 }
 
 impl Cursor {
@@ -81,19 +83,34 @@ impl Cursor {
     }
 
     /// The entry the cursor stands on.
+    #[inline]
     #[must_use]
     pub fn entry<'a>(&'a self, page: &Page<'a>) -> EntryRef<'a> {
-        let (deadline, payload) = match page.entry_at(self.offset) {
-            Ok(raw) => (raw.deadline, raw.payload),
-            Err(_) => (DEADLINE_NONE, Payload::Tombstone),
-        };
-        EntryRef { key: &self.key, version: self.version, deadline, payload }
+        self.place.entry(&self.key, page)
+    }
+
+    /// The key of that entry.
+    #[inline]
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// Its version.
+    #[inline]
+    pub(crate) fn version(&self) -> u64 {
+        self.place.version
+    }
+
+    /// Whether the last step forward led to another version of the same key.
+    #[inline]
+    pub(crate) fn repeats(&self) -> bool {
+        self.repeats
     }
 
     /// The position the cursor stands on.
     #[must_use]
     pub fn position(&self) -> Position<'_> {
-        Position { key: &self.key, version: self.version }
+        Position { key: &self.key, version: self.place.version }
     }
 
     /// Offset of the entry behind the page's header: for messages.
@@ -106,17 +123,23 @@ impl Cursor {
         self.key.clear();
         self.next = restart;
         self.step(page)?;
+        self.repeats = false;
         Ok(true)
     }
 
+    #[inline]
     fn step(&mut self, page: &Page<'_>) -> Result<(), PageFault> {
         let raw = page.entry_at(self.next)?;
         if raw.shared > self.key.len() {
             return Err(PageFault::Entry(self.next));
         }
-        self.key.truncate(raw.shared);
-        self.key.extend_from_slice(raw.suffix);
-        self.version = raw.version;
+        let same_len = raw.shared + raw.suffix.len() == self.key.len();
+        self.repeats = same_len && self.key[raw.shared..] == *raw.suffix;
+        if !self.repeats {
+            self.key.truncate(raw.shared);
+            self.key.extend_from_slice(raw.suffix);
+        }
+        self.place = Place::of(&raw);
         self.offset = self.next;
         self.next = raw.next;
         Ok(())

@@ -23,7 +23,7 @@ use std::ops::ControlFlow;
 
 use lsm::key::{Prefix, Range};
 use lsm::lookup::LookupError;
-use lsm::scan::{Scan, ScanStep};
+use lsm::scan::{Direction, Scan, ScanStep};
 use lsm::tree::Tree;
 use wire::{ErrorCode, ShardId};
 
@@ -319,7 +319,7 @@ async fn walk_shard(
     if from > range.lower {
         range.lower = from;
     }
-    let mut scan = Scan::new(Tree::Objects, range, LATEST.0);
+    let mut scan = Scan::new(Tree::Objects, range, Direction::Ascending, LATEST.0);
     loop {
         let now = core.now().0.max(core.applier.log_time().0);
         let mut last = None;
@@ -339,6 +339,7 @@ async fn walk_shard(
             _ if last.is_some() => return Ok(last),
             ScanStep::Done => return Ok(None),
             ScanStep::More => ioring::yield_now().await,
+            ScanStep::TooOld => return Err(ErrorCode::SnapshotTooOld),
             ScanStep::NeedsRead(read) => match read.run().await {
                 Ok(loaded) => scan.supply(loaded),
                 Err(LookupError::Moved) => {}

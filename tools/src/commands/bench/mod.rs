@@ -2,10 +2,8 @@
 
 mod common;
 mod compare;
-mod compare_engines;
 mod device;
 mod engine;
-mod engine_side;
 mod net;
 mod run;
 
@@ -26,8 +24,7 @@ enum Bench {
     Device(device::Arguments),
     Engine(engine::Arguments),
     Net(net::Arguments),
-    Compare(Box<compare::Arguments>),
-    EngineSide(engine_side::Arguments),
+    Compare(compare::Arguments),
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
@@ -37,6 +34,5 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         Bench::Engine(arguments) => engine::run(arguments),
         Bench::Net(arguments) => net::run(arguments),
         Bench::Compare(arguments) => compare::run(arguments),
-        Bench::EngineSide(_) => engine_side::run(),
     }
 }
