@@ -155,6 +155,43 @@ pub fn run(
     result
 }
 
+/// A file to ask the disk with, again and again; dropped, it is removed.
+pub(crate) struct Probe {
+    path: PathBuf,
+    options: Options,
+}
+
+impl Probe {
+    /// Writes a file of so many bytes in a folder.
+    pub(crate) fn new(directory: &Path, file_size: u64, cpu: usize) -> Result<Probe, DeviceError> {
+        let options = Options {
+            directory: directory.to_owned(),
+            file_size,
+            duration: Duration::ZERO,
+            rounds: 1,
+            runtimes: vec![Runtime::Ioring],
+            cpu,
+        };
+        let probe = Probe { path: directory.join("quorate-bench-probe"), options };
+        prepare(&probe.path, &probe.options)?;
+        Ok(probe)
+    }
+
+    /// What the disk does of this kind, a second.
+    pub(crate) fn per_second(&self, case: &Case, duration: Duration) -> Result<f64, DeviceError> {
+        let options = Options { duration, ..self.options.clone() };
+        let sample = with_ioring(&self.path, &options, case)?;
+        Ok(sample.latencies.summary().count as f64 / sample.elapsed.as_secs_f64())
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        // It may be gone with its folder.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 fn measure_case(
     path: &Path,
     options: &Options,

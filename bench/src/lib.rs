@@ -6,6 +6,7 @@
 //! | [`compare`] | a node side by side with Redis: `quorate bench compare` |
 //! | [`device`] | this disk: `quorate bench device` |
 //! | [`engine`] | the storage engine alone, in process: `quorate bench engine` |
+//! | [`engines`] | the storage engine side by side with others: `quorate bench compare --engine` |
 //! | [`net`] | this network stack: `quorate bench net` |
 //! | [`workload`], [`ledger`] | which keys and values, and what of them was acknowledged |
 //! | [`report`] | what is printed and saved |
@@ -14,6 +15,7 @@
 pub mod compare;
 pub mod device;
 pub mod engine;
+pub mod engines;
 pub mod host;
 pub mod ledger;
 pub mod load;

@@ -9,7 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::host::{Host, ProcessUse};
 
@@ -62,7 +62,7 @@ impl Latencies {
 }
 
 /// Points of a latency distribution, in microseconds.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct LatencySummary {
     pub count: u64,

@@ -3,8 +3,14 @@
 //! A value says which key it belongs to and how often that was written before, and goes on with
 //! noise that no compression makes smaller. So every value read is checked whole, against what was
 //! written last: a benchmark of wrong answers is worth nothing.
+//!
+//! *With writers and readers at once.* A key's changes are numbered. Two numbers are kept of it:
+//! the newest change that was begun and the newest that was acknowledged. A read may find any
+//! change from the one that was acknowledged when it began to the one that is begun when it ends.
+//! Whoever changes a key numbers the change and has it applied in the same order; readers need no
+//! lock.
 
-use std::cell::RefCell;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use lsm::key::{self, Prefix};
 use rand::RngExt;
@@ -31,7 +37,21 @@ pub struct Known {
 pub struct Data {
     value_size: usize,
     noise: Vec<u8>,
-    known: RefCell<Vec<Known>>,
+    /// [`Known::pack`] of the newest change begun, by key.
+    begun: Vec<AtomicU32>,
+    /// Likewise of the newest one acknowledged.
+    acknowledged: Vec<AtomicU32>,
+}
+
+impl Known {
+    /// Later changes are larger numbers.
+    fn pack(self) -> u32 {
+        self.changes << 1 | u32::from(self.exists)
+    }
+
+    fn unpack(packed: u32) -> Known {
+        Known { changes: packed >> 1, exists: packed & 1 == 1 }
+    }
 }
 
 impl Data {
@@ -40,14 +60,14 @@ impl Data {
     pub fn new(keys: u64, value_size: usize, seed: u64) -> Data {
         let mut random = random_stream(seed, u64::MAX);
         let noise = (0..NOISE_SIZE + value_size).map(|_| random.random()).collect();
-        let known = RefCell::new(vec![Known::default(); keys as usize]);
-        Data { value_size, noise, known }
+        let none = || (0..keys).map(|_| AtomicU32::new(0)).collect();
+        Data { value_size, noise, begun: none(), acknowledged: none() }
     }
 
     /// How many keys.
     #[must_use]
     pub fn keys(&self) -> u64 {
-        self.known.borrow().len() as u64
+        self.begun.len() as u64
     }
 
     /// Bytes of a key with its value.
@@ -56,37 +76,47 @@ impl Data {
         (KEY_SIZE + self.value_size) as u64
     }
 
-    /// Keys that exist.
+    /// Keys that exist once all that was begun is done.
     #[must_use]
     pub fn existing(&self) -> u64 {
-        self.known.borrow().iter().filter(|known| known.exists).count() as u64
+        let exists = |known: &&AtomicU32| Known::unpack(known.load(Ordering::Relaxed)).exists;
+        self.begun.iter().filter(exists).count() as u64
     }
 
-    /// What is known of a key.
+    /// What is known of a key: its newest acknowledged change.
     #[must_use]
     pub fn known(&self, key: u64) -> Known {
-        self.known.borrow()[key as usize]
+        Known::unpack(self.acknowledged[key as usize].load(Ordering::Acquire))
     }
 
-    /// Notes a write of a key, and appends the value to write.
-    pub fn next_value(&self, key: u64, out: &mut Vec<u8>) {
-        let changes = self.note(key, true).changes;
+    /// Begins a write of a key, and appends the value to write. Changes of a key are begun one at a
+    /// time.
+    pub fn next_value(&self, key: u64, out: &mut Vec<u8>) -> Known {
+        let known = self.begin(key, true);
         out.extend_from_slice(&key.to_le_bytes());
-        out.extend_from_slice(&changes.to_le_bytes());
+        out.extend_from_slice(&known.changes.to_le_bytes());
         let rest = self.value_size - STAMP_SIZE;
-        let start = self.noise_of(key, changes);
+        let start = self.noise_of(key, known.changes);
         out.extend_from_slice(&self.noise[start..start + rest]);
+        known
     }
 
-    /// Notes a delete.
-    pub fn delete(&self, key: u64) {
-        self.note(key, false);
+    /// Begins a delete.
+    pub fn delete(&self, key: u64) -> Known {
+        self.begin(key, false)
     }
 
-    fn note(&self, key: u64, exists: bool) -> Known {
-        let known = &mut self.known.borrow_mut()[key as usize];
-        *known = Known { changes: known.changes + 1, exists };
-        *known
+    /// Notes that a change was acknowledged, and all before it with it.
+    pub fn acknowledge(&self, key: u64, change: Known) {
+        self.acknowledged[key as usize].fetch_max(change.pack(), Ordering::Release);
+    }
+
+    fn begin(&self, key: u64, exists: bool) -> Known {
+        let begun = &self.begun[key as usize];
+        let changes = Known::unpack(begun.load(Ordering::Relaxed)).changes + 1;
+        let known = Known { changes, exists };
+        begun.store(known.pack(), Ordering::Release);
+        known
     }
 
     fn noise_of(&self, key: u64, changes: u32) -> usize {
@@ -98,7 +128,7 @@ impl Data {
     /// known of it.
     #[must_use]
     pub fn is_right(&self, key: u64, value: Option<&[u8]>, before: Known) -> bool {
-        let now = self.known(key);
+        let now = Known::unpack(self.begun[key as usize].load(Ordering::Acquire));
         let Some(value) = value else { return !before.exists || !now.exists };
         let Some((stamp, rest)) = value.split_first_chunk::<STAMP_SIZE>() else { return false };
         let (owner, changes) = stamp.split_at(8);
@@ -112,9 +142,10 @@ impl Data {
     }
 }
 
-/// Writes the encoded form of a key. Keys beyond [`Data::keys`] are missing ones; `between` makes
-/// one that stands right behind its number's key and does not exist.
-pub fn encode(number: u64, between: bool, out: &mut Vec<u8>) {
+/// A key as a user would give it. `between` makes one that stands right behind its number's key and
+/// does not exist.
+#[must_use]
+pub fn user_key(number: u64, between: bool) -> [u8; KEY_SIZE] {
     let mut text = [b'0'; KEY_SIZE];
     let mut rest = number;
     for digit in text.iter_mut().rev().skip(1) {
@@ -122,15 +153,13 @@ pub fn encode(number: u64, between: bool, out: &mut Vec<u8>) {
         rest /= 10;
     }
     text[KEY_SIZE - 1] = if between { b'x' } else { b'k' };
-    out.clear();
-    key::encode_into(out, PREFIX, &text, &[]);
+    text
 }
 
-/// The number of an encoded key.
-#[must_use]
-pub fn decode(encoded: &[u8]) -> Option<u64> {
-    let user = key::decode(encoded).ok()?.user_key();
-    std::str::from_utf8(user.split_last()?.1).ok()?.parse().ok()
+/// Writes the encoded form of a key, as the engine's trees have it.
+pub fn encode(number: u64, between: bool, out: &mut Vec<u8>) {
+    out.clear();
+    key::encode_into(out, PREFIX, &user_key(number, between), &[]);
 }
 
 /// A permutation of `0..keys` without a table: the `index`-th of it.
@@ -151,28 +180,37 @@ mod tests {
         let never = data.known(3);
         assert!(data.is_right(3, None, never));
         let (mut first, mut second) = (Vec::new(), Vec::new());
-        data.next_value(3, &mut first);
+        let change = data.next_value(3, &mut first);
+        assert!(data.is_right(3, None, data.known(3)), "it is not acknowledged yet");
+        assert!(data.is_right(3, Some(&first), data.known(3)), "and may be there already");
+        data.acknowledge(3, change);
         let once = data.known(3);
         assert!(data.is_right(3, Some(&first), once));
         assert!(!data.is_right(3, None, once) && !data.is_right(4, Some(&first), never));
-        data.next_value(3, &mut second);
+        let change = data.next_value(3, &mut second);
+        assert!(data.is_right(3, Some(&first), data.known(3)), "the second may not be there yet");
+        data.acknowledge(3, change);
         assert!(data.is_right(3, Some(&first), once), "it was read before the second write");
         assert!(!data.is_right(3, Some(&first), data.known(3)), "an old value");
         second[50] ^= 1;
         assert!(!data.is_right(3, Some(&second), data.known(3)));
-        data.delete(3);
+        let change = data.delete(3);
+        data.acknowledge(3, change);
         assert!(data.is_right(3, None, data.known(3)));
         assert!(!data.is_right(3, Some(&first), data.known(3)), "it was deleted");
+        assert_eq!(data.existing(), 0);
     }
 
     #[test]
-    fn keys_come_back_and_are_permuted() {
-        let mut encoded = Vec::new();
-        encode(123, false, &mut encoded);
-        assert_eq!(decode(&encoded), Some(123));
-        let mut behind = Vec::new();
-        encode(123, true, &mut behind);
-        assert!(behind > encoded);
+    fn keys_are_in_the_order_of_their_numbers_and_permuted() {
+        let encoded = |number, between| {
+            let mut encoded = Vec::new();
+            encode(number, between, &mut encoded);
+            encoded
+        };
+        assert_eq!(&user_key(123, false), b"000000000000123k");
+        assert!(encoded(99, true) < encoded(100, false));
+        assert!(encoded(100, false) < encoded(100, true));
         let mut seen: Vec<u64> = (0..1000).map(|index| scatter(index, 1000)).collect();
         assert_ne!(seen[1], 1);
         seen.sort_unstable();

@@ -20,30 +20,34 @@
 //! with its answer, a write when its op is applied and the op's share of compaction is paid. Writes
 //! come in ops of a batch each, as group commit makes them; all of a batch have its latency. Write
 //! amplification is bytes written to the grid over bytes of keys and values given, merges that are
-//! still due and a last checkpoint included. Read amplification is bytes read from the grid for
-//! reads (not merges, where nothing merges) over bytes of keys and values returned. Space
-//! amplification is bytes of blocks in use over bytes of keys and values that exist, at the end.
+//! still due and a last checkpoint included; so is the processor time, that of the whole process.
+//! How long it took to do what was due is a column of its own. Read amplification is bytes read
+//! from the grid for reads (not merges, where nothing merges) over bytes of keys and values
+//! returned. Space amplification is bytes of blocks in use over bytes of keys and values that
+//! exist, at the end.
 //!
 //! *Checked.* Every value read is compared with what was written last ([`data`]); after each work
 //! that writes a sample of keys is read back. Any difference fails the run.
 
-mod cases;
+pub(crate) mod cases;
 pub mod data;
+pub(crate) mod plan;
 pub mod store;
+pub(crate) mod tally;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use ioring::uring;
 use lsm::config::Config;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::report::LatencySummary;
 use store::StoreError;
 
 /// What to measure, and where.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Options {
     /// Folder for the grids; they are removed afterwards.
     pub directory: PathBuf,
@@ -63,12 +67,14 @@ pub struct Options {
     pub cache_bytes: u64,
     /// The core to measure on.
     pub cpu: usize,
+    /// Rounds that deleting all keys is spread over.
+    pub delete_rounds: u64,
     /// Seed of keys and order.
     pub seed: u64,
 }
 
 /// One kind of work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the module's table says it")]
 pub enum Work {
@@ -121,7 +127,7 @@ impl Work {
 }
 
 /// One measured line.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Row {
     /// What was done.
     pub work: Work,
@@ -141,12 +147,16 @@ pub struct Row {
     pub device_reads: f64,
     /// Bytes of blocks in use over bytes that exist, at the end.
     pub space_amplification: Option<f64>,
-    /// Processor time of the core for an operation, in microseconds.
+    /// Processor time of the process for an operation, in microseconds.
     pub cpu_us: f64,
     /// Resident memory of the process at the end, in bytes.
     pub resident_bytes: u64,
     /// Times that a step held the core for more than a millisecond.
     pub stalls: u64,
+    /// Time in which less than a tenth of the mean was done, in seconds.
+    pub stall_seconds: f64,
+    /// Seconds from the last operation until what was due because of them was done.
+    pub settle_seconds: f64,
 }
 
 /// How far a run is.
@@ -175,6 +185,9 @@ pub enum EngineError {
     /// A block went bad.
     #[error("{0}")]
     Corrupt(String),
+    /// Another engine refused.
+    #[error("{0}")]
+    Peer(String),
     /// Reads gave what they must not.
     #[error("{work}: {wrong} of {reads} reads gave what was not written last", work = work.name())]
     Wrong {
@@ -187,7 +200,8 @@ pub enum EngineError {
     },
 }
 
-fn config(options: &Options) -> Config {
+/// The engine's settings for what is asked for.
+pub(crate) fn config(options: &Options) -> Config {
     let standard = Config::standard();
     // Twice as much as all keys and all their changes could ever need here, at least 4 GiB.
     let bytes = (64 * options.keys * u64::from(options.value_size + 64)).max(4 << 30);
@@ -203,6 +217,26 @@ pub fn run(
     options: &Options,
     progress: impl Fn(&Progress) + Send + 'static,
 ) -> Result<Vec<Row>, EngineError> {
+    check(options)?;
+    let folder = options.directory.join("quorate-bench-engine");
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| EngineError::Options(format!("{}: {error}", folder.display())))?;
+    let owned = folder.clone();
+    let result = on_core(options, move |options| async move {
+        let mut cases = cases::Cases::new(&owned, &options, Rc::new(progress));
+        let mut rows = Vec::new();
+        for work in WORKS {
+            rows.push(cases.measure(work).await?);
+        }
+        Ok(rows)
+    });
+    // What was measured is not needed any more; what cannot be removed does no harm.
+    let _ = std::fs::remove_dir_all(&folder);
+    result
+}
+
+/// Refuses what cannot be measured.
+pub(crate) fn check(options: &Options) -> Result<(), EngineError> {
     let config = config(options);
     if options.value_size < data::STAMP_SIZE as u32 || options.value_size > config.value_size_max {
         let (least, most) = (data::STAMP_SIZE, config.value_size_max);
@@ -211,21 +245,14 @@ pub fn run(
     if options.keys < 1000 || options.keys > 1 << 30 {
         return Err(EngineError::Options("from a thousand keys to a billion".to_owned()));
     }
-    let folder = options.directory.join("quorate-bench-engine");
-    std::fs::create_dir_all(&folder)
-        .map_err(|error| EngineError::Options(format!("{}: {error}", folder.display())))?;
-    let result = on_core(&folder, options, config, progress);
-    // What was measured is not needed any more; what cannot be removed does no harm.
-    let _ = std::fs::remove_dir_all(&folder);
-    result
+    Ok(())
 }
 
-fn on_core(
-    folder: &Path,
+/// Runs `main` on the core that is asked for.
+pub(crate) fn on_core<R: Send + 'static, F: Future<Output = Result<R, EngineError>> + 'static>(
     options: &Options,
-    config: Config,
-    progress: impl Fn(&Progress) + Send + 'static,
-) -> Result<Vec<Row>, EngineError> {
+    main: impl FnOnce(Options) -> F + Send + 'static,
+) -> Result<R, EngineError> {
     let ring = uring::Config {
         cpus: vec![options.cpu],
         idle: uring::Idle::Sleep,
@@ -233,10 +260,8 @@ fn on_core(
     };
     let runtime =
         uring::Runtime::new(ring).map_err(|error| EngineError::Runtime(error.to_string()))?;
-    let part = (folder.to_owned(), options.clone(), config, progress);
-    let mut results = runtime.run(vec![part], |(folder, options, config, progress)| async move {
-        cases::all(&folder, &options, &config, Rc::new(progress)).await
-    });
+    let part = (main, options.clone());
+    let mut results = runtime.run(vec![part], |(main, options)| main(options));
     results.pop().expect("one part was given")
 }
 
@@ -263,6 +288,7 @@ mod tests {
             scan_length: 20,
             cache_bytes: 8 << 20,
             cpu: 0,
+            delete_rounds: 1,
             seed: 1,
         };
         let rows = run(&options, |_| ()).unwrap();
@@ -290,6 +316,7 @@ mod tests {
             scan_length: 1,
             cache_bytes: 1 << 20,
             cpu: 0,
+            delete_rounds: 1,
             seed: 1,
         };
         let error = run(&options, |_| ()).unwrap_err();

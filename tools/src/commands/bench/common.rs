@@ -48,13 +48,24 @@ impl Printing {
         settings: impl std::fmt::Display,
         table: impl FnOnce(&[R]) -> String,
     ) {
+        self.print_as("rows", rows, settings, table);
+    }
+
+    /// As [`Printing::print`], for what is more than rows; `name` is what JSON calls it.
+    pub(super) fn print_as<R: Serialize + ?Sized>(
+        &self,
+        name: &str,
+        found: &R,
+        settings: impl std::fmt::Display,
+        table: impl FnOnce(&R) -> String,
+    ) {
         let host = Host::read();
         if self.json {
-            print_line(serde_json::json!({ "host": host, "rows": rows }));
+            print_line(serde_json::json!({ "host": host, name: found }));
             return;
         }
         let Host { cpu, cores, kernel, .. } = host;
         print_line(format_args!("{cpu}, {cores} cores, Linux {kernel}\n{settings}\n"));
-        print(table(rows));
+        print(table(found));
     }
 }

@@ -1,4 +1,4 @@
-//! `quorate bench compare`: side by side with Redis, in one run.
+//! `quorate bench compare`: side by side with Redis, or with other storage engines, in one run.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,43 +7,58 @@ use anyhow::Context;
 use bench::compare::{self, CASES, Case, Options, Row, Side};
 use node::config::units::parse_duration;
 
-use super::common::{Cores, Printing, Rounds};
+use super::common::{Printing, Rounds};
+use super::compare_engines;
 use crate::outcome::Outcome;
 
-/// Measure this product and Redis on the same cores and disk, taking turns
+/// Measure this product and another one on the same cores and disk, taking turns
 ///
-/// Needs redis-server, redis-benchmark and taskset. Servers share one core, the generator has
-/// another; processor time of the servers is given for each operation.
+/// With Redis: a node over the network. Needs redis-server, redis-benchmark and taskset. Servers
+/// share one core, the generator has another; processor time of the servers is given for each
+/// operation.
+///
+/// With --engine: the storage engine alone, embedded, against others. Each has a process on the
+/// same core. Needs a build with --features engines, and taskset.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  quorate bench compare --rounds 5 --dir /mnt/nvme")]
+#[command(after_help = "Example:\n  quorate bench compare --rounds 5 --dir /mnt/nvme\n  \
+                        quorate bench compare --engine rocksdb,fjall --work fill-random,scan")]
 pub(crate) struct Arguments {
     /// The system to compare with
     #[arg(long, value_name = "NAME", default_value = "redis", value_parser = ["redis"])]
     against: String,
     /// Folder on the disk to use; what is made in it is removed again
     #[arg(long, value_name = "FOLDER", default_value = ".")]
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// About how long to measure each row on each side in each round
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse_duration)]
-    duration: Duration,
+    pub(super) duration: Duration,
     #[command(flatten)]
-    rounds: Rounds,
+    pub(super) rounds: Rounds,
     /// Connections
     #[arg(long, value_name = "COUNT", default_value_t = 50)]
     clients: u32,
     /// Bytes of a value
     #[arg(long, value_name = "BYTES", default_value_t = 100)]
-    value_size: u32,
-    /// Number of different keys
-    #[arg(long, value_name = "COUNT", default_value_t = 100_000)]
-    keys: u64,
+    pub(super) value_size: u32,
+    /// Number of different keys [default: 100000, of engines 2000000]
+    #[arg(long, value_name = "COUNT")]
+    pub(super) keys: Option<u64>,
+    /// Core of what is measured
+    #[arg(long, value_name = "CORE", default_value_t = 0)]
+    pub(super) server_cpu: usize,
+    /// Core of the generator
+    #[arg(long, value_name = "CORE", default_value_t = 1)]
+    client_cpu: usize,
     #[command(flatten)]
-    cores: Cores,
+    pub(super) engines: compare_engines::Arguments,
     #[command(flatten)]
-    printing: Printing,
+    pub(super) printing: Printing,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    if !arguments.engines.engine.is_empty() {
+        return compare_engines::run(arguments);
+    }
     let options = Options {
         binary: std::env::current_exe().context("cannot find this program's own file")?,
         directory: arguments.dir.clone(),
@@ -51,9 +66,9 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         rounds: arguments.rounds.count(),
         clients: arguments.clients,
         value_size: arguments.value_size,
-        keys: arguments.keys,
-        server_cpu: arguments.cores.server_cpu,
-        client_cpu: arguments.cores.client_cpu,
+        keys: arguments.keys.unwrap_or(100_000),
+        server_cpu: arguments.server_cpu,
+        client_cpu: arguments.client_cpu,
     };
     let rows = compare::run(&options, &CASES, |_, _, _| {})?;
     let settings = format_args!(

@@ -67,6 +67,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         scan_length: arguments.scan_length as usize,
         cache_bytes: arguments.cache,
         cpu: arguments.cpu,
+        delete_rounds: 1,
         seed: arguments.seed,
     };
     let line = Line::new();
@@ -104,7 +105,8 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
 
 fn render(rows: &[Row]) -> String {
     let mut text = format!(
-        "{:<16}{:>10}{:>8}{:>9}{:>9}{:>9}{:>9}{:>10}{:>7}{:>7}{:>7}{:>7}{:>9}{:>7}{:>8}\n",
+        "{:<16}{:>10}{:>8}{:>9}{:>9}{:>9}{:>9}{:>10}{:>7}{:>7}{:>7}{:>7}{:>9}{:>7}{:>8}\
+         {:>8}{:>9}\n",
         "work",
         "ops/s",
         "MB/s",
@@ -119,14 +121,16 @@ fn render(rows: &[Row]) -> String {
         "space",
         "cpu us",
         "RSS",
-        "stalls"
+        "stalls",
+        "stall s",
+        "settle s"
     );
     for row in rows {
         let amplification = |value: Option<f64>| value.map_or("-".into(), |v| format!("{v:.2}"));
         let latency = &row.latency;
         text.push_str(&format!(
             "{:<16}{:>10.0}{:>8.1}{:>9.1}{:>9.1}{:>9.1}{:>9.1}{:>10.1}{:>7}{:>7}{:>7.2}{:>7}\
-             {:>9.3}{:>7}{:>8}\n",
+             {:>9.3}{:>7}{:>8}{:>8.1}{:>9.2}\n",
             row.work.name(),
             row.operations as f64 / row.seconds,
             row.bytes_per_second / 1e6,
@@ -141,13 +145,17 @@ fn render(rows: &[Row]) -> String {
             amplification(row.space_amplification),
             row.cpu_us,
             row.resident_bytes >> 20,
-            row.stalls
+            row.stalls,
+            row.stall_seconds,
+            row.settle_seconds
         ));
     }
-    text.push_str(
-        "\nwrite, read, space: amplification, bytes of the device over bytes of keys and values; \
-         reads: of the device,\nfor an operation; RSS in MiB; stalls: steps that held the core for \
-         more than a millisecond. All answers were\ncompared with what was written last.\n",
-    );
+    text.push_str(LEGEND);
     text
 }
+
+const LEGEND: &str = "\nwrite, read, space: amplification, bytes of the device over bytes of keys \
+and values; reads: of the device,\nfor an operation; cpu us: of the process for an operation, \
+settling included; RSS in MiB; stalls: steps that\nheld the core for more than a millisecond; \
+stall s: seconds in tenths of a second with less than a tenth of\nthe mean rate; settle s: until \
+what was due was done. All answers were compared with what was written last.\n";

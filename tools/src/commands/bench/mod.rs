@@ -2,8 +2,10 @@
 
 mod common;
 mod compare;
+mod compare_engines;
 mod device;
 mod engine;
+mod engine_side;
 mod net;
 mod run;
 
@@ -24,7 +26,8 @@ enum Bench {
     Device(device::Arguments),
     Engine(engine::Arguments),
     Net(net::Arguments),
-    Compare(compare::Arguments),
+    Compare(Box<compare::Arguments>),
+    EngineSide(engine_side::Arguments),
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
@@ -34,5 +37,6 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         Bench::Engine(arguments) => engine::run(arguments),
         Bench::Net(arguments) => net::run(arguments),
         Bench::Compare(arguments) => compare::run(arguments),
+        Bench::EngineSide(_) => engine_side::run(),
     }
 }
