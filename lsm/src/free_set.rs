@@ -142,6 +142,8 @@ struct Chunk {
     /// Reserved, or not a block that can be acquired at all.
     unavailable: Vec<u64>,
     free: u64,
+    staged_blocks: u64,
+    pending_blocks: u64,
 }
 
 impl Chunk {
@@ -152,6 +154,8 @@ impl Chunk {
             staged: vec![0; words],
             unavailable: vec![0; words],
             free: words as u64 * WORD_BITS,
+            staged_blocks: 0,
+            pending_blocks: 0,
         }
     }
 }
@@ -254,15 +258,22 @@ impl FreeSet {
     }
 
     /// Gives back what is left of a reservation.
-    pub fn forfeit(&mut self, mut reservation: Reservation) {
-        while let Some(address) = reservation.next() {
-            let (number, bit) = self.place(address);
-            let chunk = &mut self.chunks[number];
-            assert!(get(&chunk.unavailable, bit) && !get(&chunk.acquired, bit));
-            clear(&mut chunk.unavailable, bit);
-            chunk.free += 1;
-            self.chunk_first = self.chunk_first.min(number);
-            self.space.reserved -= 1;
+    pub fn forfeit(&mut self, reservation: Reservation) {
+        for run in &reservation.runs[reservation.run_first..] {
+            let (mut address, end) = (run.start, run.start + run.len);
+            while address < end {
+                let (number, bit) = self.place(address);
+                let count = (end - address).min(WORD_BITS - bit % WORD_BITS);
+                let mask = u64::MAX >> (WORD_BITS - count) << (bit % WORD_BITS);
+                let word = (bit / WORD_BITS) as usize;
+                let chunk = &mut self.chunks[number];
+                assert!(chunk.unavailable[word] & mask == mask && chunk.acquired[word] & mask == 0);
+                chunk.unavailable[word] &= !mask;
+                chunk.free += count;
+                self.chunk_first = self.chunk_first.min(number);
+                self.space.reserved -= count;
+                address += count;
+            }
         }
     }
 
@@ -271,16 +282,18 @@ impl FreeSet {
         assert!(self.is_live(address), "block {address} is released but not in use");
         let (chunk, bit) = self.place(address.get());
         set(&mut self.chunks[chunk].staged, bit);
+        self.chunks[chunk].staged_blocks += 1;
         self.space.staged += 1;
     }
 
     /// A checkpoint begins: what was released so far is not part of it.
     pub fn checkpoint_begin(&mut self) {
         assert!(self.space.pending == 0, "the previous checkpoint's blocks are free first");
-        for chunk in self.chunks.iter_mut().filter(|chunk| chunk.staged.iter().any(|w| *w != 0)) {
+        for chunk in self.chunks.iter_mut().filter(|chunk| chunk.staged_blocks > 0) {
             let pending = Rc::make_mut(&mut chunk.pending);
             pending.copy_from_slice(&chunk.staged);
             chunk.staged.fill(0);
+            chunk.pending_blocks = std::mem::take(&mut chunk.staged_blocks);
         }
         self.space.pending = std::mem::take(&mut self.space.staged);
     }
@@ -289,7 +302,7 @@ impl FreeSet {
     /// the number of blocks.
     pub fn checkpoint_free(&mut self) -> u64 {
         for (number, chunk) in self.chunks.iter_mut().enumerate() {
-            let freed: u64 = chunk.pending.iter().map(|word| u64::from(word.count_ones())).sum();
+            let freed = std::mem::take(&mut chunk.pending_blocks);
             if freed == 0 {
                 continue;
             }
@@ -350,6 +363,7 @@ impl FreeSet {
         }
         let count = |words: &[u64]| words.iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
         chunk.free -= count(&acquired);
+        chunk.pending_blocks = count(&pending);
         self.space.acquired += count(&acquired);
         self.space.pending += count(&pending);
         if let Some(word) = acquired.iter().rposition(|word| *word != 0) {
@@ -425,14 +439,17 @@ fn take_lowest(chunk: &mut Chunk, base: u64, count: u64, runs: &mut Vec<Run>) ->
         let mut free = !(chunk.acquired[word] | chunk.unavailable[word]);
         while free != 0 && taken < count {
             let bit = u64::from(free.trailing_zeros());
-            free &= free - 1;
-            chunk.unavailable[word] |= 1 << bit;
-            let address = base + word as u64 * WORD_BITS + bit;
+            // The free blocks that follow each other from this one on.
+            let len = u64::from((free >> bit).trailing_ones()).min(count - taken);
+            let mask = u64::MAX >> (WORD_BITS - len) << bit;
+            free &= !mask;
+            chunk.unavailable[word] |= mask;
+            let start = base + word as u64 * WORD_BITS + bit;
             match runs.last_mut() {
-                Some(run) if run.start + run.len == address => run.len += 1,
-                _ => runs.push(Run { start: address, len: 1 }),
+                Some(run) if run.start + run.len == start => run.len += len,
+                _ => runs.push(Run { start, len }),
             }
-            taken += 1;
+            taken += len;
         }
         if taken == count {
             break;

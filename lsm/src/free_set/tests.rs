@@ -23,7 +23,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        3 => (1u64..40).prop_map(Step::Reserve),
+        3 => (1u64..100).prop_map(Step::Reserve),
         8 => any::<usize>().prop_map(Step::Acquire),
         2 => any::<usize>().prop_map(Step::Forfeit),
         6 => any::<usize>().prop_map(Step::Release),

@@ -159,11 +159,14 @@ async fn end_bar(core: &Core, end: &BarEnd) {
     if let Some(checkpoint) = end.free {
         core.wait_durable(Op(checkpoint)).await;
     }
-    let checkpoints: Vec<_> = core.applier.with_shards_mut(|shards| {
-        shards.iter_mut().map(|shard| (shard.id(), shard.end_bar(end))).collect()
-    });
-    for (shard, result) in checkpoints {
-        let Some(checkpoint) = result.unwrap_or_else(|error| give_up(&error)) else { continue };
+    for index in 0..core.applier.with_shards(Shards::len) {
+        // Whoever reads or parses need not wait for all of them; nothing is applied meanwhile.
+        ioring::yield_now().await;
+        let (shard, ended) = core.applier.with_shards_mut(|shards| {
+            let shard = shards.at_mut(index);
+            (shard.id(), shard.end_bar(end))
+        });
+        let Some(checkpoint) = ended.unwrap_or_else(|error| give_up(&error)) else { continue };
         let op = Op(checkpoint.op());
         let core = core.this();
         let write = async move {
