@@ -12,7 +12,7 @@ use super::{format, start};
 use crate::outcome::{Failure, Outcome, print};
 
 /// Bytes of the journal: large enough to try everything, small enough for a laptop.
-const JOURNAL_SIZE: u64 = 64 << 20;
+const JOURNAL_SIZE: u64 = 128 << 20;
 /// What each shard's grid may grow to.
 const GRID_SIZE_MAX: u64 = 64 << 30;
 
