@@ -146,6 +146,13 @@ pub struct Stats {
     pub debt: u64,
 }
 
+/// A key that something will soon be done with; see [`Forest::prefetch_slot`].
+#[derive(Clone, Copy, Debug)]
+pub struct Foreseen {
+    hash: u64,
+    key_len: usize,
+}
+
 /// A table that compaction leaves alone because a block of it is corrupt.
 #[derive(Clone, Debug)]
 pub struct Quarantined {
@@ -308,6 +315,23 @@ impl Forest {
             self.deadline_min_new = self.deadline_min_new.min(deadline);
             self.write_expiry(deadline, key, version, Payload::Inline(&[]));
         }
+    }
+
+    /// Asks the processor for what a write of this object reads first, and gives what
+    /// [`Forest::prefetch_key`] wants a few writes later.
+    #[inline]
+    #[must_use]
+    pub fn prefetch_slot(&self, key: &[u8]) -> Foreseen {
+        let foreseen = Foreseen { hash: filter::hash(key), key_len: key.len() };
+        self.trees[Tree::Objects.index()].memtables.mutable().prefetch_slot(foreseen.hash);
+        foreseen
+    }
+
+    /// Asks for the object's record, whose place is known by now.
+    #[inline]
+    pub fn prefetch_key(&self, foreseen: Foreseen) {
+        let memtable = self.trees[Tree::Objects.index()].memtables.mutable();
+        memtable.prefetch_key(foreseen.hash, foreseen.key_len);
     }
 
     /// Deletes an object. Its expiry entry, if any, is found and deleted when it is due.

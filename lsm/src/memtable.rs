@@ -43,6 +43,12 @@ pub const ENTRY_OVERHEAD: usize = record::BYTES_PER_ENTRY + ordered::BYTES_PER_K
 /// Bytes of an arena that entries cannot use: its null offset, the tree's right edge.
 const ARENA_FIXED: usize = 64 + ordered::BYTES_FIXED;
 
+/// Keys between one that is walked and one whose newest version is asked for.
+const WALK_AHEAD: u32 = 4;
+
+/// Bytes of a key that are asked for with its record.
+const WALK_KEY: usize = 48;
+
 /// One bar's writes of one tree; see the module.
 pub struct Memtable {
     arena: Arena,
@@ -126,6 +132,34 @@ impl Memtable {
         self.entry_at(key, record::newest_at(&self.arena, key, version_max))
     }
 
+    /// Asks the processor for what a look-up of this hash reads first. [`Memtable::prefetch_key`] is
+    /// next, a few look-ups later.
+    #[inline]
+    pub fn prefetch_slot(&self, hash: u64) {
+        self.hash.prefetch(hash);
+    }
+
+    /// Asks for the record of the key with this hash, if there seems to be one.
+    #[inline]
+    pub fn prefetch_key(&self, hash: u64, key_len: usize) {
+        if let Some(record) = self.hash.find(hash, |_| true) {
+            record::prefetch_key(&self.arena, record, key_len);
+        }
+    }
+
+    /// Asks for what a walk by [`Memtable::next_key`] will soon come to.
+    #[inline]
+    pub fn prefetch_walk(&self, cursor: Cursor) {
+        let far = ordered::record_ahead(&self.arena, cursor.position, 2 * WALK_AHEAD);
+        if far != NULL {
+            record::prefetch_key(&self.arena, far, WALK_KEY);
+        }
+        let near = ordered::record_ahead(&self.arena, cursor.position, WALK_AHEAD);
+        if near != NULL {
+            record::prefetch_newest(&self.arena, near);
+        }
+    }
+
     /// Walks all versions of all keys from the first key not less than `key`.
     #[must_use]
     pub fn range_from(&self, key: &[u8]) -> Cursor {
@@ -202,6 +236,12 @@ impl Memtable {
     #[must_use]
     pub fn bytes_max(&self) -> usize {
         self.bytes_max
+    }
+
+    /// Keys held.
+    #[must_use]
+    pub fn keys(&self) -> usize {
+        self.hash.len()
     }
 
     /// Versions held.

@@ -176,7 +176,7 @@ impl Slice {
 fn open(context: &Context, input: &Input) -> Stream {
     match input {
         Input::Memtable(memtable) => {
-            Stream::Memtable(MemtableStream::new(&context.config, Rc::clone(memtable)))
+            Stream::Memtable(MemtableStream::new(&context.config, memtable, context.horizon))
         }
         Input::Tables(_, tables) => {
             Stream::Tables(Box::new(TableStream::new(Rc::clone(&context.grid), tables)))

@@ -55,48 +55,58 @@ impl Stream {
     }
 }
 
-/// Walks a memtable, paying for it as if it were blocks.
+/// Walks a memtable, paying for it as if it were blocks. Superseded versions that the merge would
+/// drop at once are passed over: each would be a wait for memory.
 pub(crate) struct MemtableStream {
     memtable: Rc<Memtable>,
+    horizon: u64,
     cursor: Cursor,
     started: bool,
+    /// What is accounted for a key, on average.
+    key_bytes: usize,
     block_size: usize,
     bytes: usize,
     work_left: u64,
 }
 
 impl MemtableStream {
-    pub(crate) fn new(config: &Config, memtable: Rc<Memtable>) -> MemtableStream {
+    pub(crate) fn new(config: &Config, memtable: &Rc<Memtable>, horizon: u64) -> MemtableStream {
         MemtableStream {
             cursor: memtable.start(),
+            horizon,
             started: false,
+            key_bytes: memtable.bytes() / memtable.keys().max(1),
             block_size: config.block_size as usize,
             bytes: 0,
-            work_left: memtable_work(config, &memtable),
-            memtable,
+            work_left: memtable_work(config, memtable),
+            memtable: Rc::clone(memtable),
         }
     }
 
     async fn advance(&mut self, budget: &Budget) {
         if self.started {
-            self.cursor = self.memtable.next(self.cursor);
+            let above = |entry: EntryRef<'_>| entry.version > self.horizon;
+            self.cursor = if self.memtable.entry(self.cursor).is_some_and(above) {
+                // An older version may be seen as well.
+                self.memtable.next(self.cursor)
+            } else {
+                self.memtable.next_key(self.cursor)
+            };
         } else {
             self.started = true;
             self.pay(budget).await;
         }
-        match self.memtable.entry(self.cursor) {
-            Some(entry) => {
-                self.bytes += Memtable::entry_bytes(entry.key.len(), entry.payload.stored_len());
-                while self.bytes >= self.block_size && self.work_left > 0 {
-                    self.bytes -= self.block_size;
-                    self.pay(budget).await;
-                }
+        self.memtable.prefetch_walk(self.cursor);
+        if self.memtable.entry(self.cursor).is_none() {
+            while self.work_left > 0 {
+                self.pay(budget).await;
             }
-            None => {
-                while self.work_left > 0 {
-                    self.pay(budget).await;
-                }
-            }
+            return;
+        }
+        self.bytes += self.key_bytes;
+        while self.bytes >= self.block_size && self.work_left > 0 {
+            self.bytes -= self.block_size;
+            self.pay(budget).await;
         }
     }
 

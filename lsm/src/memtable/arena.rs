@@ -17,7 +17,7 @@
 //! Running out is a bug of the caller: the bar ends long before (the format asserts that the arena
 //! holds a memtable, two groups and one prepare's effects), so `allocate` asserts.
 
-use ioring::Buffer;
+use ioring::{Buffer, prefetch};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// A link inside an arena; 0 is null.
@@ -64,6 +64,13 @@ impl Arena {
         debug_assert!(offset.is_multiple_of(ALIGN) && offset != 0);
         // Fits: the capacity was asserted to be at most u32::MAX.
         offset as Offset
+    }
+
+    /// Asks the processor for bytes that will be read soon.
+    #[inline]
+    pub(super) fn prefetch(&self, offset: Offset, len: usize) {
+        let end = (offset as usize + len).min(self.used);
+        prefetch(&self.bytes[offset as usize..end]);
     }
 
     #[inline]

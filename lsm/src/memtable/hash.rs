@@ -32,7 +32,7 @@
 //! Keys are never removed before the whole memtable is, so there are no deletion marks. The order
 //! of slots decides nothing: nobody iterates over them.
 
-use ioring::Buffer;
+use ioring::{Buffer, prefetch};
 
 use super::arena::{ALIGN, Offset};
 
@@ -82,6 +82,10 @@ impl HashIndex {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     pub(super) fn reset(&mut self) {
         self.slots_used = self.slots_used.max(self.slots);
         (self.slots, self.copied, self.len) = (SLOTS_MIN, SLOTS_MIN / 2, 0);
@@ -100,6 +104,13 @@ impl HashIndex {
             return found;
         }
         self.find_in(self.slots / 2, hash, &matches)
+    }
+
+    /// Asks for the slot at which a look-up of this hash begins.
+    #[inline]
+    pub(super) fn prefetch(&self, hash: u64) {
+        let at = (self.slots + home(self.name(hash), self.slots)) * SLOT_SIZE;
+        prefetch(&self.memory[at..at + SLOT_SIZE]);
     }
 
     /// Adds a record that is not there yet.

@@ -224,6 +224,26 @@ pub(super) fn record_at(arena: &Arena, position: Position) -> Option<Offset> {
     Some(arena.get::<Node>(position.leaf).keys[position.index as usize].get())
 }
 
+/// The key record `distance` places behind a position, at most a leaf away; null past the end.
+#[inline]
+pub(super) fn record_ahead(arena: &Arena, position: Position, distance: u32) -> Offset {
+    if position.leaf == NULL {
+        return NULL;
+    }
+    let (mut node, mut index) = (arena.get::<Node>(position.leaf), position.index + distance);
+    let count = u32::from(node.count.get());
+    if index >= count {
+        if node.next.get() == NULL {
+            return NULL;
+        }
+        (node, index) = (arena.get::<Node>(node.next.get()), index - count);
+        if index >= u32::from(node.count.get()) {
+            return NULL;
+        }
+    }
+    node.keys[index as usize].get()
+}
+
 /// The position after this one.
 #[inline]
 pub(super) fn next(arena: &Arena, position: Position) -> Position {

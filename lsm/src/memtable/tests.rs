@@ -167,6 +167,7 @@ fn a_full_memtable_is_a_bug_of_the_caller() {
 }
 
 #[test]
+#[cfg(debug_assertions)]
 #[should_panic(expected = "versions of a key grow")]
 fn an_older_version_is_a_bug_of_the_caller() {
     let mut memtable = Memtable::new(1 << 10);

@@ -54,6 +54,7 @@ use wire::{
     Version,
 };
 
+use super::ahead::Ahead;
 use super::keeper::{self, Rest};
 use super::{LATEST, Looked, Shards};
 use crate::machine::{self, Budget, Context, Entry, Needs, Scratch, Verdict, Vote};
@@ -482,6 +483,8 @@ struct Cursor<'a> {
     /// Index of the operation in the prepare.
     operation: u32,
     requests: Requests<'a>,
+    /// None if the prepare goes on after a stop.
+    ahead: Option<Ahead<'a>>,
 }
 
 impl State {
@@ -491,12 +494,14 @@ impl State {
             return Ok(());
         }
         self.front.begin(self.shards.len(), self.effects_max);
+        let begins = self.front.done == 0;
         let mut cursor = Cursor {
             op: committed.op,
             timestamp: committed.timestamp,
             live: committed.live,
             operation: 0,
             requests: Requests::of_body(&committed.body),
+            ahead: begins.then(|| Ahead::new(Requests::of_body(&committed.body))),
         };
         while let Some(request) = cursor.requests.next() {
             self.apply_request(&request, &mut cursor, deliver)?;
@@ -525,6 +530,9 @@ impl State {
             cursor.operation += 1;
             if number < self.front.done {
                 continue;
+            }
+            if let Some(ahead) = &mut cursor.ahead {
+                ahead.step(&self.shards, &mut self.key);
             }
             if operation.opcode.has_key() {
                 let version = cursor.timestamp.version(number);

@@ -12,6 +12,7 @@
 //! a few opaque bytes and comes back when the shard is opened ([`extra`]), to the forest too: after
 //! a restart compaction drops what it would have dropped without.
 
+mod ahead;
 pub mod apply;
 pub mod extra;
 pub mod keeper;
