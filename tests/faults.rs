@@ -17,10 +17,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Output;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 
 use client::Reply;
 use serde_json::Value;
-use support::{Folder, Node, call, quorate};
+use support::{Folder, Node, PATIENCE, call, quorate};
 
 const COPY_SIZE: u64 = 16 << 10;
 
@@ -464,6 +465,80 @@ fn a_damaged_root_or_manifest_is_refused_by_block() {
         flip(&grid(&folder, 0), offset + 300);
     }
     verify_says(&folder, 0);
+}
+
+#[test]
+fn a_damaged_header_or_free_set_is_refused_by_place_and_remedy() {
+    let folder = copy();
+    let root = inspect(&folder, &["grid"])["shards"][1]["root"]["block"].as_u64().unwrap();
+    // The blocks of a checkpoint stand together, the root last, the generations before it.
+    let free_set = (1..root).rev().find(|block| {
+        inspect(&folder, &["block", &block.to_string(), "--shard", "1"])["type"] == "free set"
+    });
+    let free_set = free_set.expect("a checkpoint has a free set") * BLOCK_SIZE;
+    let remedies = [(0, "verify"), (free_set, "only a copy of the directory brings it back")];
+    for (offset, remedy) in remedies {
+        flip(&grid(&folder, 1), offset + 100);
+        let place = format!("offset {offset}");
+        is_refused(&folder, &["shard-0001.grid", &place, remedy]);
+        assert!(verify_says(&folder, 4).contains("shard-0001.grid"));
+        flip(&grid(&folder, 1), offset + 100);
+    }
+    verify_says(&folder, 0);
+}
+
+/// What a running node's scrub says: exit status and standard error.
+fn scrub(node: &Node) -> (Option<i32>, String) {
+    let output = quorate().args(["scrub", &node.http, "--wait"]).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_scrub_of_a_running_node_finds_what_went_bad_and_only_that_fails() {
+    let folder = copy();
+    let table = a_table(&folder);
+    let block = table.value_blocks[table.value_blocks.len() / 2];
+    let node = Node::start(&folder.data(), &["--scrub-cycle", "off"]);
+    assert_eq!(scrub(&node).0, Some(0), "{}", node.log());
+    let garbage = vec![0xA5; BLOCK_SIZE as usize - 4096];
+    grid(&folder, table.shard).write_all_at(&garbage, block * BLOCK_SIZE + 4096).unwrap();
+    let (code, said) = scrub(&node);
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("1 corrupt block"), "{said}");
+    let log = node.log();
+    let Table { shard, level, index, .. } = table;
+    let place = format!("shard {shard}, tree Objects, level {level}, table {index}: block {block}");
+    let offset = format!("offset={}", block * BLOCK_SIZE);
+    for word in [&place, &offset, "shard-0001.grid", "keys from", "SET", "quarantined"] {
+        assert!(log.contains(word), "{word:?} is not named in:\n{log}");
+    }
+    let failed = unreadable(&node);
+    assert!(!failed.is_empty() && failed.is_subset(&table.keys), "{failed:?}");
+    // Known: asked again it is counted and logged no second time.
+    assert_eq!(scrub(&node).0, Some(4));
+    assert_eq!(node.log().matches("a scrub found").count(), 1, "{}", node.log());
+    let mut connection = node.connect();
+    let again = failed.first().unwrap();
+    assert_eq!(call(&mut connection, &["SET", again, "new"]), Reply::Simple("OK".into()));
+    assert_eq!(call(&mut connection, &["GET", again]), Reply::Bulk(b"new".into()));
+    let status = quorate().args(["status", &node.http]).output().unwrap();
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.contains("shard 1   scrub done") && status.contains("1 corrupt"), "{status}");
+}
+
+#[test]
+fn a_short_cycle_finds_rot_without_being_asked() {
+    let folder = copy();
+    let table = a_table(&folder);
+    flip(&grid(&folder, table.shard), table.index * BLOCK_SIZE + 1000);
+    let node = Node::start(&folder.data(), &["--scrub-cycle", "1s"]);
+    let deadline = Instant::now() + PATIENCE;
+    while !node.log().contains("a scrub found a corrupt block") {
+        assert!(Instant::now() < deadline, "nothing found:\n{}", node.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let failed = unreadable(&node);
+    assert!(failed.is_superset(&table.keys), "{} of {}", failed.len(), table.keys.len());
 }
 
 #[test]

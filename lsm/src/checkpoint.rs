@@ -22,6 +22,7 @@
 //!
 //! The root block's byte map stands in `docs/FORMAT.md`, "Checkpoint root".
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -128,6 +129,8 @@ pub struct Checkpoint {
     op: u64,
     images: Vec<BlockImage>,
     root: Root,
+    /// Whether its blocks are on the disk: not to be read before.
+    written: Rc<Cell<bool>>,
 }
 
 impl Checkpoint {
@@ -153,6 +156,7 @@ impl Checkpoint {
             write.await;
         }
         self.grid.sync().await;
+        self.written.set(true);
         self.root
     }
 }
@@ -183,8 +187,8 @@ impl Forest {
         op_trigger: u64,
         extra: &[u8],
     ) -> Result<Checkpoint, BarError> {
-        for address in std::mem::take(&mut self.root_blocks) {
-            self.grid().release(address);
+        for (_, block) in std::mem::take(&mut self.root_blocks) {
+            self.grid().release(block.address);
         }
         let layout = self.layout(extra.len());
         let manifest_blocks = self.manifest_log.blocks_needed();
@@ -210,6 +214,7 @@ impl Forest {
             op: op_trigger,
             addresses: own_addresses.iter(),
             images: sealed.images,
+            built: Vec::new(),
         };
         let (version, snapshot_min) = self.snapshot();
         let header = RootHeader {
@@ -225,8 +230,10 @@ impl Forest {
         };
         let root = builder.build(&layout, header, &snapshot, extra, &sealed.root);
         let (grid, images) = (Rc::clone(self.grid()), builder.images);
-        self.root_blocks = own_addresses;
-        Ok(Checkpoint { grid, op, images, root })
+        self.root_blocks = builder.built;
+        self.checkpoint_written = Rc::default();
+        let written = Rc::clone(&self.checkpoint_written);
+        Ok(Checkpoint { grid, op, images, root, written })
     }
 
     /// Blocks that the next checkpoint can take at most.
@@ -263,6 +270,8 @@ struct ImageBuilder<'a> {
     op: u64,
     addresses: std::slice::Iter<'a, BlockAddress>,
     images: Vec<BlockImage>,
+    /// Those that are not the manifest log's.
+    built: Vec<(BlockType, BlockReference)>,
 }
 
 impl ImageBuilder<'_> {
@@ -310,6 +319,7 @@ impl ImageBuilder<'_> {
         };
         let reference = block::seal(&mut buffer[..size], &seal);
         self.images.push(BlockImage { reference, bytes: buffer.freeze() });
+        self.built.push((block_type, reference));
         reference
     }
 }
@@ -377,7 +387,7 @@ pub(crate) struct RootState {
     pub(crate) manifest: ManifestRoot,
     pub(crate) free_set: FreeSet,
     /// The checkpoint's own blocks.
-    pub(crate) blocks: Vec<BlockAddress>,
+    pub(crate) blocks: Vec<(BlockType, BlockReference)>,
 }
 
 impl RootState {
@@ -398,9 +408,10 @@ impl RootState {
         if extra.len() as u64 != view.extra_size {
             return Err(malformed());
         }
-        let references = view.free_set.iter().chain(&view.extra);
-        let mut blocks: Vec<BlockAddress> = references.map(|r| r.address).collect();
-        blocks.push(root.0.address);
+        let free_set = view.free_set.iter().map(|block| (BlockType::FreeSet, *block));
+        let extras = view.extra.iter().map(|block| (BlockType::Extra, *block));
+        let own = (BlockType::Checkpoint, root.0);
+        let blocks = free_set.chain(extras).chain([own]).collect();
         let config = grid.config();
         let stored = chunks.iter().map(Vec::as_slice);
         let (blocks_max, chunk_blocks) = (config.grid_blocks_max, config.free_set_chunk_blocks);

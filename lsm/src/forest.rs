@@ -37,12 +37,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::rc::Rc;
 
 use thiserror::Error;
 
 use crate::bar::{BarEnd, Progress};
-use crate::block::{BlockAddress, BlockFault};
+use crate::block::{BlockAddress, BlockFault, BlockReference, BlockType};
 use crate::checkpoint::{self, Checkpoint, OpenError, Root, RootState};
 use crate::compaction::budget::Budget;
 use crate::compaction::job::{self, Context, Corrupt, Outcome};
@@ -59,6 +60,7 @@ use crate::manifest_log::ManifestLog;
 use crate::merge::Generations;
 use crate::rows::RowCache;
 use crate::scan::{self, Scan, ScanStep, View};
+use crate::scrub::Reported;
 use crate::table::TableInfo;
 use crate::tree::{Memtables, Tree};
 
@@ -210,7 +212,11 @@ pub struct Forest {
     quarantined: BTreeSet<u64>,
     faults: Vec<Quarantined>,
     /// The blocks of the newest checkpoint beside tables and manifest: released by the next one.
-    pub(crate) root_blocks: Vec<BlockAddress>,
+    pub(crate) root_blocks: Vec<(BlockType, BlockReference)>,
+    /// Whether they, and the manifest log's, are on the disk.
+    pub(crate) checkpoint_written: Rc<Cell<bool>>,
+    /// What a scrub has found and reported.
+    pub(crate) reported: Reported,
     /// No deadline in the expiry tree is before this one; the same for those put since the walk
     /// over due deadlines that is under way began.
     deadline_min: u64,
@@ -262,6 +268,12 @@ impl Forest {
         (have < needed).then_some((have * block_size, needed * block_size))
     }
 
+    /// The grid file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.grid.path()
+    }
+
     /// The grid.
     pub(crate) fn grid(&self) -> &Rc<Grid> {
         &self.grid
@@ -291,6 +303,8 @@ impl Forest {
             quarantined: BTreeSet::new(),
             faults: Vec::new(),
             root_blocks: Vec::new(),
+            checkpoint_written: Rc::new(Cell::new(true)),
+            reported: Reported::default(),
             deadline_min: u64::MAX,
             deadline_min_new: u64::MAX,
             stats: Stats::default(),
@@ -577,14 +591,16 @@ impl Forest {
     fn apply(&mut self, outcome: Outcome) {
         self.stats.jobs += u64::from(outcome.corrupt.is_none());
         self.stats.blocks_written += outcome.blocks_written;
-        let manifest = &mut self.trees[outcome.tree.index()].manifest;
         for change in &outcome.changes {
-            manifest.apply(change);
+            self.trees[outcome.tree.index()].manifest.apply(change);
             match change {
                 Change::Insert(level, table) | Change::Move(_, level, table) => {
                     self.manifest_log.insert(*level, Rc::clone(table));
                 }
-                Change::Remove(_, table) => self.manifest_log.remove(table),
+                Change::Remove(_, table) => {
+                    self.manifest_log.remove(table);
+                    self.unquarantine(table);
+                }
             }
         }
         for address in outcome.released {
@@ -592,11 +608,29 @@ impl Forest {
         }
         self.grid.forfeit(outcome.reservation);
         if let Some(Corrupt { table, block, fault }) = outcome.corrupt {
+            self.quarantine(&table, block, fault);
+        }
+    }
+
+    /// Keeps further jobs from a table with a corrupt block.
+    pub(crate) fn quarantine(
+        &mut self,
+        table: &Rc<TableInfo>,
+        block: BlockAddress,
+        fault: BlockFault,
+    ) {
+        if self.quarantined.insert(plan::key(table.index)) {
             let address = table.index.address;
             tracing::error!(table = %address, %block, %fault, "quarantined a corrupt table");
-            if self.quarantined.insert(plan::key(table.index)) {
-                self.faults.push(Quarantined { table, block, fault });
-            }
+            self.faults.push(Quarantined { table: Rc::clone(table), block, fault });
+        }
+    }
+
+    /// A scrub may quarantine a table that a job has read in full already. When it is gone, its
+    /// address will be another's.
+    fn unquarantine(&mut self, table: &TableInfo) {
+        if self.quarantined.remove(&plan::key(table.index)) {
+            self.faults.retain(|fault| fault.table.index != table.index);
         }
     }
 

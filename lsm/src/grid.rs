@@ -33,6 +33,7 @@
 mod condemned;
 mod file;
 mod read;
+mod scrub;
 mod stretch;
 
 use std::cell::{Cell, RefCell};

@@ -27,6 +27,7 @@
 //! rows            copies of rows found in tables: one probe when they are asked for again
 //! expiry          the tree of deadlines
 //! checkpoint      the durable root of a shard, and opening from it
+//! scrub           reads every live block in turn while the shard serves
 //! verify          reads every live block and reports what is wrong
 //! ```
 //!
@@ -108,6 +109,7 @@ pub mod overflow;
 pub mod page;
 mod rows;
 pub mod scan;
+pub mod scrub;
 pub mod table;
 pub mod tree;
 pub mod verify;

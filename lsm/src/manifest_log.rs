@@ -133,6 +133,8 @@ pub struct ManifestLog {
     live_in: BTreeSet<(u64, BlockAddress)>,
     /// Addresses whose newest record is not sealed: inserts if live, removals if not.
     pending: BTreeMap<BlockAddress, TreeId>,
+    /// The newest block that is corrupt: the next seal does without it and all before.
+    corrupt: Option<u64>,
 }
 
 impl std::fmt::Debug for ManifestLog {
@@ -161,6 +163,7 @@ impl ManifestLog {
             live: BTreeMap::new(),
             live_in: BTreeSet::new(),
             pending: BTreeMap::new(),
+            corrupt: None,
         }
     }
 
@@ -213,6 +216,25 @@ impl ManifestLog {
         self.live.values().map(|live| (live.level, &live.table))
     }
 
+    /// The live table with the lowest address behind this one.
+    pub(crate) fn table_behind(&self, address: u64) -> Option<(Level, &Rc<TableInfo>)> {
+        let next = BlockAddress::new(address + 1)?;
+        self.live.range(next..).next().map(|(_, live)| (live.level, &live.table))
+    }
+
+    /// Whether a table is live.
+    pub(crate) fn is_live(&self, table: &TableInfo) -> bool {
+        let live = self.live.get(&table.index.address);
+        live.is_some_and(|live| live.table.index == table.index)
+    }
+
+    /// Has the next seal do without a block that cannot be read any more, if it is one of the log:
+    /// all that it says is in memory.
+    pub(crate) fn rewrite(&mut self, address: BlockAddress) {
+        let found = self.blocks.iter().find(|block| block.reference.address == address);
+        self.corrupt = self.corrupt.max(found.map(|block| block.number));
+    }
+
     /// Blocks that the next seal acquires: exactly as many.
     #[must_use]
     pub fn blocks_needed(&self) -> usize {
@@ -260,6 +282,7 @@ impl ManifestLog {
         }
         assert!(records.next().is_none(), "the plan counts every record");
         self.pending.clear();
+        self.corrupt = None;
         sealed.root = self.root();
         sealed
     }
@@ -282,7 +305,8 @@ impl ManifestLog {
             .collect();
         let capacity = block_capacity(&self.config);
         let fresh = pack(&records, capacity).len();
-        let compacted = (fresh * COMPACTED_PER_BLOCK).min(self.blocks.len());
+        let corrupt = self.blocks.partition_point(|block| Some(block.number) <= self.corrupt);
+        let compacted = (fresh * COMPACTED_PER_BLOCK).max(corrupt).min(self.blocks.len());
         for block in self.blocks.iter().take(compacted) {
             let first = (block.number, BlockAddress(std::num::NonZeroU64::MIN));
             for (_, address) in self.live_in.range(first..(block.number + 1, first.1)) {

@@ -53,15 +53,8 @@ impl Forest {
                 check.table(tree, level, &table).await;
             }
         }
-        let blocks: Vec<BlockReference> = self.manifest_log.blocks().collect();
-        for reference in blocks {
-            check.block(None, &reference, BlockType::Manifest).await;
-        }
-        for address in &self.root_blocks {
-            check.refer(None, *address);
-            if let Err(error) = self.grid().inspect_block(*address).await {
-                check.failed(None, error);
-            }
+        for (block_type, reference) in self.own_blocks() {
+            check.block(None, &reference, block_type).await;
         }
         check.faults
     }

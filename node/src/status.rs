@@ -64,6 +64,31 @@ pub struct ShardReport {
     pub grid_blocks_free: u64,
     /// Grid blocks that flushes, compaction and checkpoints may need before others come free.
     pub grid_blocks_reserved: u64,
+    /// How far the scrub of its grid is.
+    pub scrub: ScrubReport,
+}
+
+/// How far a shard's scrub is.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ScrubReport {
+    /// `reading`, `resting` until the next cycle, or `off`.
+    pub state: &'static str,
+    /// The share of the cycle that is over.
+    pub percent: u64,
+    /// When the cycle began, in seconds since the epoch; 0 before the first.
+    pub started_s: u64,
+    /// Blocks read in this cycle.
+    pub blocks_read: u64,
+    /// Blocks left to read in it.
+    pub blocks_left: u64,
+    /// Corrupt blocks found since the node started.
+    pub faults: u64,
+    /// Cycles that have come to their end since then.
+    pub cycles: u64,
+    /// Seconds until all of the cycle's blocks are read, as it goes now.
+    pub eta_s: u64,
+    /// Seconds until the next cycle begins, once this one has ended.
+    pub next_s: Option<u64>,
 }
 
 /// The replica's numbers.
@@ -230,6 +255,17 @@ pub fn gauges(phase: Phase, reports: &[CoreReport]) -> Vec<Gauge> {
             "Grid blocks kept for compaction and checkpoints.",
             |s| s.grid_blocks_reserved,
         ),
+        of_shards("scrub_progress_percent", "The share of the scrub's cycle that is over.", |s| {
+            s.scrub.percent
+        }),
+        of_shards(
+            "scrub_cycle_start_seconds",
+            "When the scrub's cycle began, since the epoch; 0 before the first.",
+            |s| s.scrub.started_s,
+        ),
+        of_shards("scrub_eta_seconds", "Time until the scrub's cycle has read all blocks.", |s| {
+            s.scrub.eta_s
+        }),
     ]
 }
 
@@ -252,6 +288,7 @@ mod tests {
                 memtable_bytes: 100,
                 grid_blocks_free: 1000,
                 grid_blocks_reserved: 3,
+                scrub: ScrubReport::default(),
             }],
             replica: Some(ReplicaReport {
                 replica: 0,

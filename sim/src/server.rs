@@ -7,6 +7,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use ioring::sync::Event;
 use ioring::{Direct, Outbox, Queue, lane, spawn};
@@ -21,6 +22,8 @@ use wire::{ClusterId, ReplicaId};
 pub const DIR: &str = "/data";
 /// Where the node listens.
 pub const PORT: u16 = 6400;
+/// So short that scrubs read blocks all the time.
+const SCRUB_CYCLE: Duration = Duration::from_millis(200);
 /// Bytes of page cache: so few that reads go to the disk.
 const CACHE_BYTES: u64 = 64 << 10;
 
@@ -115,6 +118,7 @@ fn options(shape: Shape) -> Options {
         clients_max: 64,
         lock_memory: false,
         idle: Idle::Sleep,
+        scrub_cycle: Some(SCRUB_CYCLE),
         log_level: tracing::Level::ERROR,
         log_format: LogFormat::Human,
     };

@@ -34,6 +34,7 @@ enum Command {
     Verify(commands::verify::Arguments),
     Ctl(commands::ctl::Arguments),
     Status(commands::status::Arguments),
+    Scrub(commands::scrub::Arguments),
     Completions(commands::completions::Arguments),
 }
 
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Verify(arguments) => commands::verify::run(&arguments),
         Command::Ctl(arguments) => commands::ctl::run(&arguments),
         Command::Status(arguments) => commands::status::run(&arguments),
+        Command::Scrub(arguments) => commands::scrub::run(&arguments),
         Command::Completions(arguments) => {
             commands::completions::run(&arguments, Arguments::command())
         }

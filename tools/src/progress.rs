@@ -67,7 +67,7 @@ impl Bytes {
             return Bytes { bar: ProgressBar::hidden() };
         }
         let bar = ProgressBar::new(total);
-        let template = "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}";
+        let template = "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}, {eta} to go";
         bar.set_style(ProgressStyle::with_template(template).expect("a valid template"));
         bar.set_message(what);
         Bytes { bar }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use ioring::{Buffer, Direct, Fatal, File, FileError, OpenOptions};
+use ioring::{Buffer, Direct, Fatal, File, FileError, Frozen, OpenOptions};
 use thiserror::Error;
 
 use super::Grid;
@@ -37,7 +37,11 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The header block is damaged.
-    #[error("{path}: header block at offset 0: {fault}", path = path.display())]
+    #[error(
+        "{path}: header block at offset 0: {fault}; nothing was changed. Put the file's first 4096 \
+         bytes back from a copy of it; `quorate verify` lists what else is damaged",
+        path = path.display()
+    )]
     Header {
         /// The file.
         path: PathBuf,
@@ -73,13 +77,7 @@ impl Grid {
         let file = File::open(path, &options)?;
         let blocks = config.grid_extent_blocks.min(config.grid_blocks_max);
         allocate(&file, config.block_size, 0, blocks).await.map_err(io)?;
-        let mut header = Buffer::zeroed(SECTOR_SIZE);
-        block::seal_grid_header(
-            &mut header[..HEADER_SIZE],
-            owner.identity,
-            metadata(owner, config),
-        );
-        file.write(header.freeze(), 0).await.map_err(io)?;
+        file.write(header(owner, config), 0).await.map_err(io)?;
         file.sync().await.map_err(io)
     }
 
@@ -122,6 +120,14 @@ impl Grid {
         let blocks_allocated = file.len().map_err(io)? / u64::from(config.block_size);
         Ok(Grid::new(config, owner, file, blocks_allocated))
     }
+}
+
+/// The header block's first sector.
+pub(super) fn header(owner: Owner, config: &Config) -> Frozen {
+    let mut header = Buffer::zeroed(SECTOR_SIZE);
+    let metadata = metadata(owner, config);
+    block::seal_grid_header(&mut header[..HEADER_SIZE], owner.identity, metadata);
+    header.freeze()
 }
 
 /// Header fields: incarnation (16), block size (4), replica (1).

@@ -31,6 +31,8 @@ enum Step {
     Insert(u8),
     Move(usize, u8),
     Remove(usize),
+    /// A block of the log cannot be read any more.
+    Rewrite(usize),
     Seal,
 }
 
@@ -39,6 +41,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => any::<u8>().prop_map(Step::Insert),
         2 => (any::<usize>(), 0u8..4).prop_map(|(at, level)| Step::Move(at, level)),
         5 => any::<usize>().prop_map(Step::Remove),
+        1 => any::<usize>().prop_map(Step::Rewrite),
         2 => Just(Step::Seal),
     ]
 }
@@ -55,6 +58,7 @@ async fn replay(steps: Vec<Step>) {
     let mut log = ManifestLog::new(grid.config());
     let mut model = Model::new();
     let mut address_next = 10_000;
+    let mut corrupt: Option<BlockReference> = None;
     for step in steps.iter().chain([&Step::Seal]) {
         let pick = |at: usize| model.values().nth(at % model.len().max(1)).cloned();
         match *step {
@@ -74,6 +78,10 @@ async fn replay(steps: Vec<Step>) {
                 log.remove(&table);
                 model.remove(&table.index.address);
             }
+            Step::Rewrite(at) => {
+                corrupt = log.blocks().nth(at % log.block_count().max(1));
+                corrupt.iter().for_each(|block| log.rewrite(block.address));
+            }
             Step::Seal => {
                 let mut reservation = grid.reserve(log.blocks_needed() as u64).unwrap();
                 let sealed = log.seal(IDENTITY, 5, || grid.acquire(&mut reservation));
@@ -81,6 +89,7 @@ async fn replay(steps: Vec<Step>) {
                 for image in sealed.images {
                     grid.write_block(image).await;
                 }
+                assert!(log.blocks().all(|block| Some(block) != corrupt), "it was written anew");
                 for address in sealed.released {
                     grid.release(address);
                 }

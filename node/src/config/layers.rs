@@ -79,6 +79,11 @@ pub const KEYS: &[Key] = &[
                about to complete), sleep, or spin:200us (looks for work that long, then sleeps)",
     },
     Key {
+        name: "scrub_cycle",
+        default: "14d",
+        help: "time in which every block on disk is read and checked once; off reads when asked",
+    },
+    Key {
         name: "log",
         default: "info",
         help: "least level logged: error, warn, info, debug, trace",

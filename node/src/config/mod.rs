@@ -68,6 +68,8 @@ pub struct Config {
     pub lock_memory: bool,
     /// What an idle core does.
     pub idle: Idle,
+    /// Time in which every block on disk is read once; none: only when asked.
+    pub scrub_cycle: Option<Duration>,
     /// Least level logged.
     pub log_level: tracing::Level,
     /// How log lines are written.
@@ -125,6 +127,7 @@ impl Config {
             })?,
             lock_memory: typed(layers, "lock_memory", yes_or_no)?,
             idle: typed(layers, "idle", idle)?,
+            scrub_cycle: typed(layers, "scrub_cycle", scrub_cycle)?,
             log_level: typed(layers, "log", |text| {
                 text.parse().map_err(|_| "must be error, warn, info, debug or trace".to_owned())
             })?,
@@ -179,6 +182,16 @@ fn idle(text: &str) -> Result<Idle, String> {
             Ok(Idle::Spin(duration))
         }
         _ => Err("must be adaptive, sleep or spin:DURATION, as in spin:200us".to_owned()),
+    }
+}
+
+fn scrub_cycle(text: &str) -> Result<Option<Duration>, String> {
+    match text {
+        "off" | "0" => Ok(None),
+        text => match units::parse_duration(text) {
+            Ok(cycle) => Ok((!cycle.is_zero()).then_some(cycle)),
+            Err(error) => Err(format!("{error}; must be a duration, as in 14d, or off")),
+        },
     }
 }
 
@@ -283,6 +296,18 @@ mod tests {
             let error = config(&[(key, text)]).unwrap_err().to_string();
             assert!(error.contains(key) && error.contains(text), "{error}");
         }
+    }
+
+    #[test]
+    fn scrubs_have_a_cycle_or_are_off() {
+        let cycle = |text| config(&[("scrub_cycle", text)]).map(|config| config.scrub_cycle);
+        let day = Duration::from_secs(86_400);
+        assert_eq!(config(&[]).unwrap().scrub_cycle, Some(14 * day));
+        assert_eq!(cycle("36h").unwrap(), Some(3 * day / 2));
+        for off in ["off", "0", "0s"] {
+            assert_eq!(cycle(off).unwrap(), None);
+        }
+        assert!(cycle("5").unwrap_err().to_string().contains("14d"));
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //!
 //! A size is a whole number of bytes with an optional unit: `B`, `KiB`, `MiB`, `GiB`, `TiB` are
 //! powers of 1,024, `KB`, `MB`, `GB`, `TB` powers of 1,000. A duration is a whole number with one
-//! of `ns`, `us`, `ms`, `s`, `m`, `h`; there is no default unit, because a bare `5` has been read
-//! as seconds by some people and as milliseconds by the others. Fractions are refused: `1.5GiB`
-//! is `1536MiB`, and nobody has to ask how it was rounded.
+//! of `ns`, `us`, `ms`, `s`, `m`, `h`, `d`; there is no default unit, because a bare `5` has been
+//! read as seconds by some people and as milliseconds by the others. Fractions are refused:
+//! `1.5GiB` is `1536MiB`, and nobody has to ask how it was rounded.
 //!
 //! Printing gives the largest unit that divides the value, so that a value printed is a value
 //! that parses back to itself; a test holds that for both.
@@ -50,6 +50,7 @@ const SIZE_UNITS: &[(&str, u64)] = &[
 ];
 
 const DURATION_UNITS: &[(&str, u64)] = &[
+    ("d", 86_400_000_000_000),
     ("h", 3_600_000_000_000),
     ("m", 60_000_000_000),
     ("s", 1_000_000_000),
@@ -65,7 +66,7 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
 
 /// Parses a duration.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
-    parse(text, DURATION_UNITS, "ns, us, ms, s, m, h").map(Duration::from_nanos)
+    parse(text, DURATION_UNITS, "ns, us, ms, s, m, h, d").map(Duration::from_nanos)
 }
 
 /// Prints a size so that it parses back to itself.
@@ -135,6 +136,7 @@ mod tests {
     fn durations_need_a_unit() {
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
+        assert_eq!(parse_duration("14d"), Ok(Duration::from_secs(14 * 86_400)));
         assert!(matches!(parse_duration("5"), Err(UnitError::UnknownUnit { .. })));
         assert!(matches!(parse_duration("5 weeks"), Err(UnitError::UnknownUnit { .. })));
     }

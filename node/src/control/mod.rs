@@ -11,6 +11,7 @@
 //! | `/health/ready` | 200 exactly while the node serves, 503 and the phase otherwise |
 //! | `/metrics` | Prometheus text |
 //! | `/status` | one JSON object (`status::Status`) |
+//! | `POST /scrub` | 202: a scrub of every shard has begun; `/status` has how far it is |
 //!
 //! Signals arrive on this thread too: SIGTERM and SIGINT ask the replica's core to stop, once;
 //! SIGHUP is a word in the log, because there is nothing to reopen yet.
@@ -39,6 +40,8 @@ pub const QUESTIONS_MAX: usize = 8;
 pub enum Question {
     /// How are you? The answer goes here.
     Report(oneshot::Sender<CoreReport>),
+    /// Read every block of your grids now.
+    Scrub,
     /// Stop: asked of the replica's core when the process is told to end.
     Stop,
 }

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{Mutex, oneshot};
 
@@ -66,6 +66,7 @@ fn router(parts: Parts) -> Router {
         .route("/health/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/status", get(node_status))
+        .route("/scrub", post(scrub))
         .with_state(shared)
 }
 
@@ -133,6 +134,19 @@ async fn node_status(State(shared): State<Shared>) -> Response {
     };
     let status = Status::new(identity, shared.phase.get(), &answers.reports);
     ([(header::CONTENT_TYPE, "application/json")], status.to_json()).into_response()
+}
+
+async fn scrub(State(shared): State<Shared>) -> Response {
+    if shared.phase.get() != Phase::Serving {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the node does not serve\n").into_response();
+    }
+    let mut asker = shared.asker.lock().await;
+    // All of them, also when one has too many questions waiting.
+    let told = asker.cores.iter_mut().filter_map(|core| core.try_send(Question::Scrub).ok());
+    if told.count() < asker.cores.len() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "a core does not answer\n").into_response();
+    }
+    (StatusCode::ACCEPTED, "a scrub of every shard has begun; see /status\n").into_response()
 }
 
 /// Passes on what the operating system asks of the process.

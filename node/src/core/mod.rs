@@ -43,6 +43,7 @@ use crate::resp::plan::Form;
 use crate::resp::{self, Ask, Host};
 use crate::shard::apply::{Applier, Committed, Deliver, Progress};
 use crate::shard::keeper::Keeper;
+use crate::shard::scrubber::Scrubbers;
 use crate::status::{CoreReport, Identity, PhaseCell, ReplicaReport, ShardReport};
 use crate::topology::{CoreIndex, Topology};
 
@@ -80,6 +81,8 @@ pub struct Core {
     pub activity: Event,
     /// What finishes ops that have to wait.
     pub keeper: Keeper,
+    /// What reads the grids for rot.
+    pub scrubbers: Scrubbers,
     /// Reads that walk the key space.
     pub walks: Walks,
     /// For what need not be repeatable.
@@ -180,6 +183,11 @@ impl Core {
     /// A block of this core's grids cannot be read: it counts, and the replica's core is told.
     pub fn on_corrupt(&self) {
         self.metrics.count(Counter::Corrupt);
+        self.on_damage();
+    }
+
+    /// There may be damage on this core that was not known: the replica's core is told.
+    pub fn on_damage(&self) {
         if self.index != CoreIndex::REPLICA {
             self.mesh.report(Report::Summary(self.summary()));
         }
@@ -442,15 +450,16 @@ impl Core {
     pub fn report(&self) -> CoreReport {
         let applied = self.applier.applied().0;
         let shards = self.applier.with_shards(|shards| {
-            let report = |shard: &crate::shard::Shard| ShardReport {
+            let report = |(index, shard): (usize, &crate::shard::Shard)| ShardReport {
                 shard: shard.id().0,
                 core: self.index.0,
                 applied,
                 memtable_bytes: shard.forest().memtable_bytes(),
                 grid_blocks_free: shard.forest().space().free,
                 grid_blocks_reserved: shard.forest().space().reserve_puts(),
+                scrub: self.scrubbers.report(index),
             };
-            shards.iter().map(report).collect()
+            shards.iter().enumerate().map(report).collect()
         });
         CoreReport {
             core: self.index.0,

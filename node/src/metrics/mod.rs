@@ -89,6 +89,9 @@ counters! {
     PreparesPrefetched Counter "prepares_prefetched_total"
         "Prepares whose application waited for look-ups in the grid.";
     Checkpoints Counter "checkpoints_total" "Checkpoints made durable.";
+    ScrubBlocks Counter "scrub_blocks_total" "Blocks that scrubs have read.";
+    ScrubFaults Counter "scrub_faults_total" "Corrupt blocks that scrubs have found, each once.";
+    ScrubCycles Counter "scrub_cycles_total" "Scrubs of a whole shard that have come to their end.";
 }
 
 /// A stage of a request whose duration is recorded.

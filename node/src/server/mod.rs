@@ -295,6 +295,7 @@ fn answer(core: &Rc<Core>, questions: Inbox<Question>) -> Rc<Event> {
             match question {
                 // Whoever asked may have stopped waiting.
                 Question::Report(answer) => drop(answer.send(core.report())),
+                Question::Scrub => core.scrubbers.ask(),
                 Question::Stop => asked.notify(),
             }
         }

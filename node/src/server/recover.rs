@@ -44,6 +44,7 @@ use crate::replica::{Log, ReplicaCore, pulse};
 use crate::resp::cursor::{Capacity, CursorTable};
 use crate::shard::apply::{self, Applier};
 use crate::shard::keeper::Keeper;
+use crate::shard::scrubber::Scrubbers;
 use crate::shard::{self, Shard, Shards};
 use crate::status::{Identity, PhaseCell};
 use crate::topology::{CoreIndex, Topology};
@@ -189,6 +190,7 @@ impl Opening {
         let head = checkpoint_head(&state);
         let applied_time = Timestamp(head.version_max.0);
         let shards = Shards::new(topology, index, shards);
+        let scrubbers = Scrubbers::new(options.config.scrub_cycle, shards.len());
         let mut random = ioring::random("node");
         let table = CursorTable::new(index.0 as u8, Capacity::default(), random.next_u64());
         let (mesh, inboxes) = Mesh::new(ends, head.op);
@@ -210,6 +212,7 @@ impl Opening {
             space_here: Cell::default(),
             activity: Event::new(),
             keeper: Keeper::default(),
+            scrubbers,
             walks: Walks::new(table),
             random: RefCell::new(random),
             log,
@@ -227,6 +230,7 @@ impl Opening {
         core.start_mesh(inboxes);
         Reads::start(&core);
         Keeper::start(&core);
+        Scrubbers::start(&core);
         core.measure_space();
         core
     }

@@ -17,6 +17,7 @@ pub mod apply;
 pub mod extra;
 pub mod keeper;
 pub mod open;
+pub mod scrubber;
 
 use lsm::bar::BarEnd;
 use lsm::checkpoint::Checkpoint;

@@ -27,7 +27,10 @@ pub enum OpenError {
     #[error(transparent)]
     Grid(#[from] grid::OpenError),
     /// The last checkpoint.
-    #[error("shard {shard}: {source}")]
+    #[error(
+        "shard {shard}: {source}; nothing was changed. With one replica only a copy of the \
+         directory brings it back; `quorate verify` lists everything that is damaged"
+    )]
     Checkpoint {
         /// The shard.
         shard: ShardId,

@@ -8,6 +8,7 @@ pub(crate) mod demo;
 pub(crate) mod dev;
 pub(crate) mod format;
 pub(crate) mod inspect;
+pub(crate) mod scrub;
 pub(crate) mod settings;
 pub(crate) mod start;
 pub(crate) mod status;

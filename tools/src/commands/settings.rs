@@ -42,6 +42,9 @@ pub(crate) struct Settings {
     /// complete), sleep, or spin:200us (looks for work that long, then sleeps)
     #[arg(long, value_name = "HOW")]
     idle: Option<String>,
+    /// Time in which every block on disk is read and checked once; off reads when asked
+    #[arg(long, value_name = "DURATION")]
+    scrub_cycle: Option<String>,
     /// Least level logged: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
@@ -74,7 +77,7 @@ impl Settings {
         Ok(layers)
     }
 
-    fn flags(&self) -> [(&'static str, Option<String>); 11] {
+    fn flags(&self) -> [(&'static str, Option<String>); 12] {
         [
             ("resp", self.resp.clone()),
             ("http", self.http.clone()),
@@ -85,6 +88,7 @@ impl Settings {
             ("clients_max", self.clients_max.clone()),
             ("lock_memory", self.lock_memory.clone()),
             ("idle", self.idle.clone()),
+            ("scrub_cycle", self.scrub_cycle.clone()),
             ("log", self.log.clone()),
             ("log_format", self.log_format.clone()),
         ]

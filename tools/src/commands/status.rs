@@ -56,7 +56,7 @@ fn ask(arguments: &Arguments) -> Result<Value, Failure> {
     Err(Failure::Failed(last.context("is a node running there? `quorate dev` starts one")))
 }
 
-fn ask_one(address: &str, timeout: Duration) -> anyhow::Result<Value> {
+pub(crate) fn ask_one(address: &str, timeout: Duration) -> anyhow::Result<Value> {
     let agent: ureq::Agent =
         ureq::Agent::config_builder().timeout_global(Some(timeout)).build().into();
     let body =
@@ -107,7 +107,48 @@ fn render(status: &Value) -> String {
             field(shard, "grid_blocks_reserved")
         ));
     }
+    for shard in status["shards"].as_array().map_or(&[][..], Vec::as_slice) {
+        if let Some(scrub) = shard.get("scrub") {
+            text.push_str(&format!(
+                "shard {:<3} scrub {}\n",
+                field(shard, "shard"),
+                describe(scrub)
+            ));
+        }
+    }
     text
+}
+
+/// How far a shard's scrub is.
+fn describe(scrub: &Value) -> String {
+    let number = |name| scrub[name].as_u64().unwrap_or(0);
+    let (read, left, faults) = (number("blocks_read"), number("blocks_left"), number("faults"));
+    match scrub["state"].as_str() {
+        Some("reading") => format!(
+            "{:>3} % ({read} of {} blocks), {} to go, {faults} corrupt",
+            number("percent"),
+            read + left,
+            rough(number("eta_s"))
+        ),
+        Some("resting") => match scrub["next_s"].as_u64() {
+            Some(next) => {
+                format!("done ({read} blocks), next in {}, {faults} corrupt", rough(next))
+            }
+            None => format!("done ({read} blocks), next when asked for, {faults} corrupt"),
+        },
+        _ => "off".to_owned(),
+    }
+}
+
+/// A duration in its two largest units.
+pub(crate) fn rough(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{minutes} min"),
+        3600..86_400 => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
 }
 
 #[cfg(test)]
@@ -123,5 +164,20 @@ mod tests {
         let text = render(&status);
         assert!(text.contains("cluster 7   view 3   primary -"), "{text}");
         assert!(text.contains("recovering"), "{text}");
+    }
+
+    #[test]
+    fn scrubs_are_shown_in_words() {
+        let mut scrub = serde_json::json!({
+            "state": "reading", "percent": 37, "blocks_read": 37, "blocks_left": 63,
+            "faults": 2, "eta_s": 8 * 86_400 + 3 * 3600, "next_s": null,
+        });
+        assert_eq!(describe(&scrub), " 37 % (37 of 100 blocks), 8 d 3 h to go, 2 corrupt");
+        scrub["state"] = "resting".into();
+        assert_eq!(describe(&scrub), "done (37 blocks), next when asked for, 2 corrupt");
+        scrub["next_s"] = 61.into();
+        assert_eq!(describe(&scrub), "done (37 blocks), next in 1 min, 2 corrupt");
+        assert_eq!(describe(&Value::Null), "off");
+        assert_eq!((rough(59), rough(3660)), ("59 s".to_owned(), "1 h 1 min".to_owned()));
     }
 }

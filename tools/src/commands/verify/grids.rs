@@ -13,7 +13,7 @@
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ioring::{Direct, Queue};
 use lsm::block::BlockReference;
@@ -28,6 +28,7 @@ use vsr::superblock::State;
 use crate::commands::inspect::fault::{Fault, tree_name};
 use crate::commands::inspect::grid_file::{self, GridFile};
 use crate::commands::inspect::live::Live;
+use crate::commands::status;
 use crate::progress::Bytes;
 use crate::runtime;
 
@@ -173,19 +174,25 @@ async fn tick(meter: Meter, before: u64, grid: Rc<Grid>) {
 struct Meter {
     bar: Bytes,
     total: u64,
+    started: Instant,
 }
 
 impl Meter {
     fn new(total: u64) -> Meter {
-        Meter { bar: Bytes::new("grids", total), total }
+        Meter { bar: Bytes::new("grids", total), total, started: Instant::now() }
     }
 
     fn show(&self, done: u64) {
         self.bar.show(done.min(self.total));
         if !std::io::stderr().is_terminal() {
+            let left = self.total.saturating_sub(done) as f64 / done.max(1) as f64;
+            let eta = status::rough(self.started.elapsed().mul_f64(left).as_secs());
             let (done, total) = (done >> 20, self.total >> 20);
             // A reader of standard error that has gone away must not end the work.
-            drop(writeln!(std::io::stderr(), "grids: {done} of at most {total} MiB read"));
+            drop(writeln!(
+                std::io::stderr(),
+                "grids: {done} of at most {total} MiB read, {eta} to go"
+            ));
         }
     }
 }
