@@ -3,8 +3,9 @@
 //! At a bar's start ([`plan::bar`]) every tree gets its jobs, in a fixed order:
 //!
 //! 1. the flush of the immutable memtable into a new run of level 0;
-//! 2. when level 0 has enough runs, the merge of all of them into level 1;
-//! 3. for every deeper level over its size, the window of tables with the least overlap below,
+//! 2. the drop of tables that hold nothing but keys of dead generations;
+//! 3. when level 0 has enough runs, the merge of all of them into level 1;
+//! 4. for every deeper level over its size, the window of tables with the least overlap below,
 //!    large enough to bring it back under, merged into the next level.
 //!
 //! A job owns what it reads (reference-counted tables and memtable) and what it writes (a

@@ -169,7 +169,7 @@ pub struct Quarantined {
 /// Work that is waiting, for the owner to decide whether an idle log needs a pulse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pending {
-    /// The bar's jobs are not all paid for.
+    /// The bar's jobs are not all paid for, or the next bars have tables to drop.
     pub jobs: bool,
     /// No deadline before this one is in the expiry tree; none if it is empty. May be too early.
     pub deadline: Option<u64>,
@@ -224,6 +224,8 @@ pub struct Forest {
     stats: Stats,
     /// Bars in a row that began without jobs.
     bars_idle: u32,
+    /// Bars that an idle log is woken for, so that tables of dead generations go.
+    bars_to_drop: u32,
     /// Scratch for the expiry tree's keys.
     expiry_key: Vec<u8>,
 }
@@ -309,6 +311,7 @@ impl Forest {
             deadline_min_new: u64::MAX,
             stats: Stats::default(),
             bars_idle: 0,
+            bars_to_drop: 0,
             expiry_key: Vec::new(),
         }
     }
@@ -367,6 +370,13 @@ impl Forest {
         self.generations.set(table, generation, version);
         // The horizon has to pass it even if nothing is written any more.
         self.version = self.version.max(version);
+        let is_dead = |table: &TableInfo| {
+            self.generations.are_all_dead(Tree::Objects, &table.key_min, &table.key_max)
+        };
+        let mut tables = self.trees[Tree::Objects.index()].manifest.tables();
+        if tables.any(|(_, table)| is_dead(table)) {
+            self.bars_to_drop = BARS_UNTIL_DROPPED;
+        }
     }
 
     fn write(&mut self, tree: Tree, entry: &EntryRef<'_>) {
@@ -642,7 +652,8 @@ impl Forest {
             config: &self.config,
             level0_runs_max: self.config.level0_runs_max as usize,
             quarantined: &self.quarantined,
-            short: (!self.space().allows_puts()).then_some(&generations),
+            dead: &generations,
+            short: !self.space().allows_puts(),
         };
         for tree in Tree::ALL {
             let state = &self.trees[tree.index()];
@@ -664,6 +675,8 @@ impl Forest {
                 }
             }
         }
+        let drops = jobs.iter().any(|(job, _)| job.is_drop());
+        self.bars_to_drop = self.bars_to_drop.saturating_sub(1).max(u32::from(drops));
         if jobs.is_empty() {
             self.bars_idle = self.bars_idle.saturating_add(1);
             return Ok(());
@@ -694,7 +707,8 @@ impl Forest {
     /// What an idle log should be woken for.
     #[must_use]
     pub fn pending(&self) -> Pending {
-        let jobs = self.running.as_ref().is_some_and(|running| !running.budget.is_finished());
+        let unpaid = self.running.as_ref().is_some_and(|running| !running.budget.is_finished());
+        let jobs = unpaid || self.bars_to_drop > 0;
         let deadline = (self.deadline_min != u64::MAX).then_some(self.deadline_min);
         let to_flush = self.trees.iter().any(|tree| !tree.memtables.mutable().is_empty());
         let space = to_flush || self.bars_idle <= crate::bar::BARS_UNTIL_FREE;
@@ -800,6 +814,8 @@ fn merges_reserve(config: &Config, merges: u64) -> u64 {
 /// Debt beyond which applying waits: this part of the bar's work, and a few blocks.
 const DEBT_SHARE: u64 = 8;
 const DEBT_BLOCKS: u64 = 4;
+/// Bars after the end of a generation in which its readers are gone, and its tables with them.
+const BARS_UNTIL_DROPPED: u32 = 3;
 /// Level 0 is stuck when it holds this many times the runs that make its merge due.
 const LEVEL0_STUCK: usize = 8;
 

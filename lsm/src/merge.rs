@@ -63,6 +63,17 @@ impl Generations {
         let Some(prefix) = object_key.and_then(Prefix::of) else { return false };
         self.live.get(&prefix.table).is_some_and(|(live, _)| prefix.generation < *live)
     }
+
+    /// Whether every key from the first to the last belongs to dead generations: keys are ordered
+    /// by table, then generation.
+    pub(crate) fn are_all_dead(&self, tree: Tree, first: &[u8], last: &[u8]) -> bool {
+        if tree != Tree::Objects {
+            return false;
+        }
+        let (Some(first), Some(last)) = (Prefix::of(first), Prefix::of(last)) else { return false };
+        let live = self.live.get(&last.table);
+        first.table == last.table && live.is_some_and(|(live, _)| last.generation < *live)
+    }
 }
 
 /// The tables below a merge's output, asked for keys in ascending order.

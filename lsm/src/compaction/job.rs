@@ -22,7 +22,7 @@ use crate::block::{BlockAddress, BlockFault};
 use crate::config::{Config, SECTOR_SIZE};
 use crate::entry::{EntryRef, Level, Payload};
 use crate::free_set::Reservation;
-use crate::grid::{Grid, ReadError};
+use crate::grid::{Class, Grid, ReadError};
 use crate::manifest::Change;
 use crate::merge::{Below, Filter, Generations};
 use crate::overflow::{self, ListBuilder, OverflowReference, Piece};
@@ -82,7 +82,11 @@ pub(crate) async fn run_all(context: Context, jobs: Vec<(Job, Reservation)>) -> 
 }
 
 async fn run(context: &Context, job: Job, reservation: Reservation) -> Outcome {
-    let Kind::Merge { below } = &job.kind else { return move_tables(&job, reservation) };
+    let below = match &job.kind {
+        Kind::Merge { below } => below,
+        Kind::Move => return move_tables(&job, reservation),
+        Kind::Drop => return drop_tables(context, &job, reservation).await,
+    };
     let mut output = Output::new(context, &job, reservation);
     let merged = merge(context, &job, below.clone(), &mut output).await;
     output.settle().await;
@@ -118,6 +122,56 @@ fn move_tables(job: &Job, reservation: Reservation) -> Outcome {
     let changes = job.tables().map(moved).collect();
     let (released, corrupt, blocks_written) = (Vec::new(), None, 0);
     Outcome { tree: job.tree, changes, released, reservation, corrupt, blocks_written }
+}
+
+/// Finds what the tables consist of, to release it. Each stands for itself: one that cannot be read
+/// stays, and the others go.
+async fn drop_tables(context: &Context, job: &Job, reservation: Reservation) -> Outcome {
+    let mut outcome = Outcome {
+        tree: job.tree,
+        changes: Vec::new(),
+        released: Vec::new(),
+        reservation,
+        corrupt: None,
+        blocks_written: 0,
+    };
+    for (level, table) in job.tables() {
+        context.budget.take().await;
+        ioring::yield_now().await;
+        match blocks_of(context, table).await {
+            Ok(blocks) => {
+                outcome.released.extend(blocks);
+                outcome.changes.push(Change::Remove(level, Rc::clone(table)));
+            }
+            Err(corrupt) => outcome.corrupt = Some(corrupt),
+        }
+    }
+    outcome
+}
+
+/// Every block of a table, those of large values included.
+async fn blocks_of(context: &Context, table: &Rc<TableInfo>) -> Result<Vec<BlockAddress>, Corrupt> {
+    if table.overflow_blocks == 0 {
+        let read = context.grid.read_index(table, Class::Background).await;
+        let handle = read.map_err(|error| Corrupt::new(Rc::clone(table), error))?;
+        let index = handle.index();
+        let values = (0..index.block_count()).map(|number| index.block(number).reference.address);
+        return Ok(values.chain([table.index.address]).collect());
+    }
+    let mut blocks = Vec::new();
+    let tables = TableStream::new(Rc::clone(&context.grid), std::slice::from_ref(table));
+    let mut stream = Stream::Tables(Box::new(tables));
+    let mut slice = Slice::default();
+    loop {
+        stream.advance(&context.budget).await?;
+        let Some(entry) = stream.entry() else { break };
+        slice.take(&entry).await;
+        if let Payload::Overflow(reference) = &entry.payload {
+            blocks.extend(reference.blocks().map(|(address, _)| address));
+        }
+    }
+    blocks.extend(stream.into_blocks());
+    Ok(blocks)
 }
 
 /// Merges the inputs into the output; gives the blocks that become garbage.

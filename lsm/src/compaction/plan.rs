@@ -7,6 +7,11 @@
 //! Inputs that overlap nothing below move by changing level, without a byte read, unless they hold
 //! tombstones that a rewrite would drop.
 //!
+//! Tables of which every key belongs to a dead generation are dropped whole, whatever their level
+//! and however much space there is: of a table without large values only the index block is read,
+//! for the addresses of what it releases. They are claimed first, so a merge that would have had to
+//! copy around them has less to do a bar later.
+//!
 //! *Short of space*, what could give blocks back is due whatever the size of its level: tables with
 //! tombstones or keys of dead generations are merged into the level below, one window per level and
 //! bar; in the deepest level tables with dead keys are rewritten where they are. Otherwise a full
@@ -25,6 +30,9 @@ use crate::merge::{Below, Generations};
 use crate::table::TableInfo;
 use crate::tree::Tree;
 
+/// Tables of a tree that a bar drops at most: each costs a read of its index block, and a record in
+/// the manifest log.
+const DROPPED_MAX: usize = 512;
 /// Bytes an entry takes in a page beside key and payload, at most: lengths, version, deadline, its
 /// share of restart points and of its page's header.
 const ENTRY_FRAMING_MAX: u64 = 64;
@@ -55,6 +63,8 @@ pub(crate) struct Job {
 pub(crate) enum Kind {
     /// Tables change level as they are.
     Move,
+    /// Tables go, with all that is in them.
+    Drop,
     /// Inputs are merged; tombstones that meet nothing in `below` are dropped.
     Merge { below: Below },
 }
@@ -72,8 +82,10 @@ impl Job {
 
     /// Work in input blocks.
     pub(crate) fn work(&self, config: &Config) -> u64 {
-        if matches!(self.kind, Kind::Move) {
-            return 0;
+        match self.kind {
+            Kind::Move => return 0,
+            Kind::Drop => return self.tables().map(|(_, table)| 1 + drop_reads(table)).sum(),
+            Kind::Merge { .. } => {}
         }
         let work = self.inputs.iter().map(|input| match input {
             Input::Memtable(memtable) => memtable_work(config, memtable),
@@ -84,13 +96,17 @@ impl Job {
         work.sum()
     }
 
+    pub(crate) fn is_drop(&self) -> bool {
+        matches!(self.kind, Kind::Drop)
+    }
+
     pub(crate) fn is_flush(&self) -> bool {
         matches!(self.inputs[..], [Input::Memtable(_)])
     }
 
     /// Blocks that the output can take at most, with the blocks of a flush's large values.
     pub(crate) fn blocks_max(&self, config: &Config, overflow_blocks: u64) -> u64 {
-        if matches!(self.kind, Kind::Move) {
+        if !matches!(self.kind, Kind::Merge { .. }) {
             return 0;
         }
         let mut bytes = 0;
@@ -108,6 +124,11 @@ impl Job {
         }
         values_blocks_max(config, bytes) + overflow
     }
+}
+
+/// Value blocks that are read when a table is dropped: those that name blocks of large values.
+fn drop_reads(table: &TableInfo) -> u64 {
+    if table.overflow_blocks > 0 { u64::from(table.value_blocks) } else { 0 }
 }
 
 /// A memtable's work in blocks.
@@ -143,21 +164,22 @@ pub(crate) struct Setting<'a> {
     pub(crate) level0_runs_max: usize,
     /// Tables with a corrupt block.
     pub(crate) quarantined: &'a BTreeSet<u64>,
-    /// Short of space: the generations that are dead as of the horizon.
-    pub(crate) short: Option<&'a Generations>,
+    /// The generations that are dead as of the horizon.
+    pub(crate) dead: &'a Generations,
+    /// Whether space is short.
+    pub(crate) short: bool,
 }
 
 impl Setting<'_> {
     /// Whether merging a table would give space back, and space is short. Keys are ordered by
     /// table and generation, so the dead ones of a user's table are at one of its ends.
     fn gives_back(&self, tree: Tree, table: &TableInfo) -> bool {
-        self.short.is_some() && (table.tombstones > 0 || self.has_dead(tree, table))
+        self.short && (table.tombstones > 0 || self.has_dead(tree, table))
     }
 
     fn has_dead(&self, tree: Tree, table: &TableInfo) -> bool {
-        self.short.is_some_and(|dead| {
-            dead.is_dead(tree, &table.key_min) || dead.is_dead(tree, &table.key_max)
-        })
+        let is_dead = |key| self.dead.is_dead(tree, key);
+        self.short && (is_dead(&table.key_min) || is_dead(&table.key_max))
     }
 }
 
@@ -175,6 +197,9 @@ pub(crate) fn bar(
         let kind = Kind::Merge { below: below(manifest, None) };
         jobs.push(Job { tree, inputs, level: LevelNumber(0), kind, reclaims: false });
     }
+    let dropped = drop_dead(setting, tree, manifest, &claimed);
+    claimed.extend(dropped.iter().flat_map(Job::tables).map(|(_, table)| key(table.index)));
+    jobs.extend(dropped);
     let upper = merge_level_0(setting, tree, manifest, &claimed);
     let lower = (1..manifest.last().0).map(LevelNumber);
     let mut push = |job: Option<Job>, claimed: &mut BTreeSet<u64>| {
@@ -202,6 +227,24 @@ fn values_blocks_max(config: &Config, bytes: u64) -> u64 {
 /// A table's name in sets: the address of its index block.
 pub(crate) fn key(index: BlockReference) -> u64 {
     index.address.get()
+}
+
+/// Drops tables that hold nothing but keys of dead generations.
+fn drop_dead(
+    setting: &Setting<'_>,
+    tree: Tree,
+    manifest: &Manifest,
+    claimed: &BTreeSet<u64>,
+) -> Option<Job> {
+    let dead = |(_, table): &(LevelNumber, &Rc<TableInfo>)| {
+        setting.dead.are_all_dead(tree, &table.key_min, &table.key_max)
+            && !claimed.contains(&key(table.index))
+    };
+    let tables = manifest.tables().filter(dead).take(DROPPED_MAX);
+    let inputs: Vec<Input> =
+        tables.map(|(level, table)| Input::Tables(level, vec![Rc::clone(table)])).collect();
+    let (level, kind) = (LevelNumber(0), Kind::Drop);
+    (!inputs.is_empty()).then_some(Job { tree, inputs, level, kind, reclaims: false })
 }
 
 /// Merges all of level 0 into level 1, once it has enough runs, or gives back space that is short.

@@ -375,6 +375,44 @@ fn a_full_grid_recovers_after_a_flush_without_writes() {
     world.run(node, main).unwrap();
 }
 
+/// What a flush of everything leaves goes table by table, unread: also when there is no shortage
+/// and nobody writes. Then there is nothing more to do.
+#[test]
+fn tables_of_a_dead_generation_are_dropped_whole() {
+    for large in [0, 300] {
+        let shape =
+            Shape { ops: 1500, keys: 4000, deadlines: 0, pulses: 0, large, ..Shape::default() };
+        let mut log = harness::log(81, &shape);
+        let mut world = world(14);
+        let node = world.add_node("store");
+        let main = move || async move {
+            let mut driver = Driver::open(&harness::config(), Rc::default()).await;
+            driver.run(&log, shape.ops).await;
+            let live = |driver: &Driver| driver.forest.manifest_log.tables().len();
+            let (tables, before) = (live(&driver), driver.forest.grid().space());
+            assert!(tables > 20 && driver.forest.space().allows_puts(), "{tables} tables");
+            let version = driver.forest.version() + 1;
+            driver.forest.set_generation(1, 2, version);
+            let (bars, jobs) = (driver.bars, driver.forest.stats().blocks_written);
+            while driver.forest.pending().jobs {
+                log.push(vec![Action::Pulse]);
+                driver.run(&log, log.len() as u64).await;
+                assert!(driver.bars - bars < 8, "{} tables of {tables}", live(&driver));
+            }
+            driver.settle().await;
+            let after = driver.forest.grid().space();
+            let written = driver.forest.stats().blocks_written - jobs;
+            // What the memtables held is flushed meanwhile, and filtered.
+            assert!(written < 30 && driver.bars - bars <= 3, "{written} blocks written");
+            assert_eq!(live(&driver), 0);
+            let released = after.staged + after.pending + before.acquired - after.acquired;
+            assert!(released + 30 > before.acquired, "{before:?}, {after:?}");
+            assert_eq!(driver.forest.verify().await, []);
+        };
+        world.run(node, main).unwrap();
+    }
+}
+
 /// Admission by `space` keeps bars from failing; deletes bring the space back.
 #[test]
 fn a_full_grid_refuses_early_and_recovers_after_deletes() {
