@@ -15,7 +15,7 @@
 //! *In whose favour.* The core is one for all: a peer's threads, its background ones too, share it.
 //! A peer's index and filter blocks are in memory beside its cache; ours count as part of it. Peers
 //! without direct I/O have the kernel's page cache on top of theirs, in memory that no column shows;
-//! it is emptied for cold reads only ([`peer`]). Latencies of writes are those of the whole batch.
+//! it is emptied twice a second where reads should come from the disk, and helps in between. Latencies of writes are those of the whole batch.
 //!
 //! The engine `quorate` as a peer measures ours against itself: how much of a ratio is noise.
 

@@ -126,8 +126,8 @@ fn render(report: &Report) -> String {
         text.push_str(&format!("{}: {}\n", engine.name(), settings.join("; ")));
     }
     text.push_str(&format!(
-        "\n{:<16}{:<9}{:>9}{:>20}{:>7}{:>8}{:>8}{:>9}{:>9}{:>9}{:>6}{:>7}{:>6}{:>6}{:>6}{:>7}{:>7}\
-         {:>5}{:>8}{:>7}\n",
+        "\n{:<16}{:<9}{:>9}{:>22}{:>7}{:>8}{:>8}{:>9}{:>9}{:>9}{:>8}{:>7}{:>6}{:>7}{:>6}{:>7}{:>7}\
+         {:>5}{:>9}{:>8}\n",
         "work",
         "engine",
         "ops/s",
@@ -154,7 +154,7 @@ fn render(report: &Report) -> String {
     }
     text.push_str(LEGEND);
     text.push_str(&format!(
-        "\n{:<16}{:<9}{:>19}{:>19}{:>19}{:>19}{:>8}{:>8}{:>7}{:>7}{:>7}{:>7}\n",
+        "\n{:<17}{:<9}{:>21}{:>21}{:>21}{:>21}{:>8}{:>8}{:>7}{:>7}{:>7}{:>7}\n",
         "ours over theirs",
         "engine",
         "x ops/s",
@@ -197,8 +197,8 @@ fn render_row(row: &Row) -> String {
     let Spread { median, least, most } = per_second;
     let latency = &middle.latency;
     format!(
-        "{:<16}{:<9}{median:>9.0}{:>20}{:>7.1}{:>8.1}{:>8.0}{:>9.0}{:>9.0}{:>9.0}{:>6}{:>7}{:>6.2}\
-         {:>6}{:>6.1}{:>7.2}{:>7.2}{:>5}{:>8}{:>7}\n",
+        "{:<16}{:<9}{median:>9.0}{:>22}{:>7.1}{:>8.1}{:>8.0}{:>9.0}{:>9.0}{:>9.0}{:>8}{:>7}{:>6.2}\
+         {:>7}{:>6.1}{:>7.2}{:>7.2}{:>5}{:>9}{:>8}\n",
         middle.work.name(),
         engine.name(),
         format!("({least:.0} .. {most:.0})"),
@@ -229,7 +229,7 @@ fn render_ratio(ratio: &Ratio) -> String {
     };
     let middle = |value: &Option<Spread>| dash(value.map(|value| value.median), 2);
     format!(
-        "{:<16}{:<9}{:>19}{:>19}{:>19}{:>19}{:>8}{:>8}{:>7}{:>7}{:>7}{:>7}\n",
+        "{:<17}{:<9}{:>21}{:>21}{:>21}{:>21}{:>8}{:>8}{:>7}{:>7}{:>7}{:>7}\n",
         ratio.work.name(),
         ratio.engine.name(),
         full(&ratio.throughput),
