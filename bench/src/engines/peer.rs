@@ -7,9 +7,10 @@
 //!
 //! 1. A fill makes an empty store; everything else goes on with the store there is.
 //! 2. Before cold reads the store is closed and opened again. Where the peer reads through the
-//!    kernel's page cache, that is emptied of its files before cold reads, scans and mixes, and twice
-//!    a second meanwhile: a machine whose memory is larger than the data would otherwise answer from
-//!    it. Pages that are not written yet stay. Before cached reads the hot keys are read once.
+//!    kernel's page cache, that is emptied of its files before cold reads, scans and mixes, and
+//!    twice a second meanwhile: a machine whose memory is larger than the data would otherwise
+//!    answer from it. Pages that are not written yet stay. Before cached reads the hot keys are
+//!    read once.
 //! 3. The workers do their plans. A key that threads write at the same time is changed under a lock
 //!    of its own, so that it is known which change came last.
 //! 4. After work that writes the peer is asked to write out and to finish what is due.

@@ -11,7 +11,7 @@ use crate::progress::Line;
 /// What only a comparison of engines has.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Storage engines to compare ours with, in process: rocksdb, fjall, redb; quorate is ours again
+    /// Storage engines to compare ours with: rocksdb, fjall, redb; quorate is ours once more
     #[arg(long, value_name = "NAMES", value_delimiter = ',',
           conflicts_with_all = ["against", "clients", "client_cpu"])]
     pub(super) engine: Vec<Engine>,
@@ -107,8 +107,8 @@ fn settings(comparison: &Comparison) -> String {
         comparison.options;
     let data_bytes = keys * (data::KEY_SIZE as u64 + u64::from(value_size));
     format!(
-        "{keys} keys of {} bytes, values of {value_size} bytes: {:.1} x the cache of {}; core {cpu} \
-         for every engine;\nbatches of {batch} writes, {depth} reads in flight, scans of \
+        "{keys} keys of {} bytes, values of {value_size} bytes: {:.1} x the cache of {}; core \
+         {cpu} for every engine;\nbatches of {batch} writes, {depth} reads in flight, scans of \
          {scan_length} entries; {} rounds, {:?} for what has no end of its own",
         data::KEY_SIZE,
         data_bytes as f64 / cache_bytes as f64,
@@ -180,13 +180,13 @@ amplification, bytes of the disk over bytes of keys and\nvalues; reads: of the d
 operation; stall: seconds in tenths of a second with less than a tenth of the mean rate;\nsettle: \
 seconds until flushes and merges that were due were done; cpu s: processor seconds of the process \
 for a million\noperations, settling included; RSS in MiB; disk: random reads of 4 KiB a second at \
-this depth, and MB/s of writes of 256 KiB,\nmeasured before each turn. Quorate counts what its grid \
-reads and writes, the others are counted by /proc/self/io. All answers\nwere compared with what was \
-written last, and a sample was read back after all work that writes.\n";
+this depth, and MB/s of writes of 256 KiB,\nmeasured before each turn. Quorate counts what its \
+grid reads and writes, the others are counted by /proc/self/io. All answers\nwere compared with \
+what was written last, and a sample was read back after all work that writes.\n";
 
 const RATIO_LEGEND: &str = "\nx ops/s and x with settling: more is better; all others: less is \
-better. With the least and the most of the rounds.\ndisk, theirs: our and their reads a second over \
-those of the disk just before.\n";
+better. With the least and the most of the rounds.\ndisk, theirs: our and their reads a second \
+over those of the disk just before.\n";
 
 fn dash(value: Option<f64>, digits: usize) -> String {
     value.map_or("-".into(), |value| format!("{value:.digits$}"))
