@@ -1,12 +1,7 @@
 //! Compaction: what a bar owes, how it is paid beat by beat, and what comes of it.
 //!
-//! At a bar's start ([`plan::bar`]) every tree gets its jobs, in a fixed order:
-//!
-//! 1. the flush of the immutable memtable into a new run of level 0;
-//! 2. the drop of tables that hold nothing but keys of dead generations;
-//! 3. when level 0 has enough runs, the merge of all of them into level 1;
-//! 4. for every deeper level over its size, the window of tables with the least overlap below,
-//!    large enough to bring it back under, merged into the next level.
+//! At a bar's start every tree gets its jobs ([`plan`] says which): the flush of the immutable
+//! memtable, and a slice of every group of runs that is on its way into a deeper level.
 //!
 //! A job owns what it reads (reference-counted tables and memtable) and what it writes (a
 //! reservation of blocks made at the bar's start, in job order, for its worst case), so jobs share
@@ -24,7 +19,9 @@
 //! A job that finds a corrupt block ends without effect: its input tables stay, the table with the
 //! bad block is quarantined (no later job takes it), and all other jobs go on.
 
+pub(crate) mod blocks;
 pub(crate) mod budget;
 pub(crate) mod job;
 pub(crate) mod plan;
 pub(crate) mod stream;
+pub(crate) mod tournament;

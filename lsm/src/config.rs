@@ -52,14 +52,15 @@ pub struct Config {
     pub value_size_max: u32,
     /// Levels of a tree.
     pub levels: u8,
-    /// Size of a level over the size of the level above it.
+    /// Runs of a level below 0 that make their merge into the next level due.
     pub growth_factor: u32,
     /// Runs of level 0 that make their merge into level 1 due.
     pub level0_runs_max: u32,
     /// How far back superseded versions are kept beside those of the current and the previous bar,
     /// in nanoseconds of log time.
     pub history_window: u64,
-    /// Value blocks of a table at most; a table also ends when its index block is full.
+    /// Value blocks of a table of the last level at most, of other levels half as many; a table
+    /// also ends when its index block is full.
     pub table_value_blocks_max: u32,
     /// Keys between two restart points of a page.
     pub restart_interval: u16,
@@ -142,7 +143,7 @@ impl Config {
             value_size_max: (1 << 20) - (4 << 10),
             levels: LEVELS_MAX as u8,
             growth_factor: 8,
-            level0_runs_max: 4,
+            level0_runs_max: 8,
             history_window: 0,
             table_value_blocks_max: 40,
             restart_interval: 16,
@@ -218,6 +219,15 @@ impl Config {
         self.compression[level.0 as usize]
     }
 
+    /// Value blocks of a level's tables at most.
+    #[must_use]
+    pub fn table_value_blocks_max_of(&self, level: Level) -> u32 {
+        match level.0 + 1 == self.levels {
+            true => self.table_value_blocks_max,
+            false => self.table_value_blocks_max.div_ceil(2),
+        }
+    }
+
     /// How the cache is divided. What is read one by one is worth keeping as rows: a page of which
     /// one row is asked for takes the room of thirty.
     #[must_use]
@@ -248,7 +258,7 @@ impl Config {
         // Level 0 overlaps itself, so there is one below it.
         range("levels", u64::from(self.levels), 2, LEVELS_MAX as u64)?;
         // A merge holds two blocks of each of its inputs.
-        range("level0_runs_max", u64::from(self.level0_runs_max), 1, 6)?;
+        range("level0_runs_max", u64::from(self.level0_runs_max), 2, 16)?;
         range("growth_factor", u64::from(self.growth_factor), 2, 64)?;
         range("table_value_blocks_max", u64::from(self.table_value_blocks_max), 1, 65_535)?;
         range("restart_interval", u64::from(self.restart_interval), 1, 256)?;

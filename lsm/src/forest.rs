@@ -46,10 +46,10 @@ use crate::bar::{BarEnd, Progress};
 use crate::block::{BlockAddress, BlockFault, BlockReference, BlockType};
 use crate::checkpoint::{self, Checkpoint, OpenError, Root, RootState};
 use crate::compaction::budget::Budget;
-use crate::compaction::job::{self, Context, Corrupt, Outcome};
+use crate::compaction::job::{self, Context, Corrupt, Done, Outcome};
 use crate::compaction::plan::{self, Setting};
 use crate::config::Config;
-use crate::entry::{DEADLINE_NONE, EntryRef, Payload};
+use crate::entry::{DEADLINE_NONE, EntryRef, Level, Payload};
 use crate::expiry::{self, Due, DueScan, DueStep};
 use crate::filter;
 use crate::grid::Grid;
@@ -140,12 +140,44 @@ pub struct Stats {
     pub bars: u64,
     /// Jobs whose effects were applied.
     pub jobs: u64,
-    /// Blocks that those jobs wrote.
+    /// Of these, flushes of a memtable, and those that took a small run with them.
+    pub flushes: u64,
+    /// Flushes that took a small run with them.
+    pub coalesced: u64,
+    /// Value blocks that jobs read.
+    pub blocks_read: u64,
+    /// Blocks that jobs wrote.
     pub blocks_written: u64,
+    /// Tables that changed their level as they are.
+    pub tables_moved: u64,
+    /// Value blocks that changed their table as they are.
+    pub blocks_moved: u64,
+    /// Tables of which a part was left where it was.
+    pub tables_cut: u64,
+    /// Entries that jobs merged.
+    pub entries_merged: u64,
+    /// Versions dropped that no reader could see any more.
+    pub versions_dropped: u64,
+    /// Tombstones dropped that hid nothing any more.
+    pub tombstones_dropped: u64,
+    /// Entries of dead generations dropped.
+    pub dead_dropped: u64,
+    /// Beats.
+    pub beats: u64,
+    /// Beats after which the jobs were further behind than they may be.
+    pub beats_overdue: u64,
+    /// Input blocks that beats have paid for.
+    pub blocks_paid: u64,
+    /// Input blocks that one beat has paid for at most.
+    pub beat_blocks_max: u64,
     /// Work of the bar under way, in input blocks.
     pub work: u64,
     /// Part of that work that is paid for and not done.
     pub debt: u64,
+    /// Sorted runs of all trees: what a reader asks at most.
+    pub runs: u64,
+    /// Entries of a hundred that are dead, in the tree of objects; estimated.
+    pub dead_percent: u64,
 }
 
 /// A key that something will soon be done with; see [`Forest::prefetch_slot`].
@@ -535,8 +567,13 @@ impl Forest {
 
     /// Pays for the bar's jobs up to its progress.
     pub fn beat(&mut self, progress: Progress) {
+        self.stats.beats += 1;
         if let Some(running) = &self.running {
-            running.budget.raise(progress.share_of(running.budget.total()));
+            let budget = &running.budget;
+            let paid = budget.raise(progress.share_of(budget.total()));
+            self.stats.blocks_paid += paid;
+            self.stats.beat_blocks_max = self.stats.beat_blocks_max.max(paid);
+            self.stats.beats_overdue += u64::from(budget.debt() > debt_max(budget));
         }
     }
 
@@ -545,7 +582,7 @@ impl Forest {
         let budget = self.running.as_ref().map(|running| Rc::clone(&running.budget));
         async move {
             if let Some(budget) = budget {
-                budget.within(budget.total() / DEBT_SHARE + DEBT_BLOCKS).await;
+                budget.within(debt_max(&budget)).await;
             }
         }
     }
@@ -600,17 +637,16 @@ impl Forest {
 
     fn apply(&mut self, outcome: Outcome) {
         self.stats.jobs += u64::from(outcome.corrupt.is_none());
-        self.stats.blocks_written += outcome.blocks_written;
+        self.count(&outcome.done);
         for change in &outcome.changes {
-            self.trees[outcome.tree.index()].manifest.apply(change);
-            match change {
-                Change::Insert(level, table) | Change::Move(_, level, table) => {
-                    self.manifest_log.insert(*level, Rc::clone(table));
-                }
-                Change::Remove(_, table) => {
+            let live = self.trees[outcome.tree.index()].manifest.apply(change);
+            match (live, change) {
+                (Some((level, table)), _) => self.manifest_log.insert(level, table),
+                (None, Change::Remove(_, table)) => {
                     self.manifest_log.remove(table);
                     self.unquarantine(table);
                 }
+                (None, _) => unreachable!("only a removal leaves nothing behind"),
             }
         }
         for address in outcome.released {
@@ -644,13 +680,28 @@ impl Forest {
         }
     }
 
+    fn count(&mut self, done: &Done) {
+        let stats = &mut self.stats;
+        stats.flushes += u64::from(done.flush);
+        stats.coalesced += u64::from(done.coalesced);
+        stats.blocks_read += done.blocks_read;
+        stats.blocks_written += done.blocks_written;
+        stats.tables_moved += done.tables_moved;
+        stats.blocks_moved += done.blocks_moved;
+        stats.tables_cut += done.tables_cut;
+        stats.entries_merged += done.entries;
+        stats.versions_dropped += done.dropped.versions;
+        stats.tombstones_dropped += done.dropped.tombstones;
+        stats.dead_dropped += done.dropped.dead;
+    }
+
     fn start_bar(&mut self, op: u64) -> Result<(), BarError> {
         let mut jobs = Vec::new();
         let horizon = self.horizon();
         let generations = self.generations.as_of(horizon);
         let setting = Setting {
             config: &self.config,
-            level0_runs_max: self.config.level0_runs_max as usize,
+            op,
             quarantined: &self.quarantined,
             dead: &generations,
             short: !self.space().allows_puts(),
@@ -667,7 +718,7 @@ impl Forest {
                 match reserved {
                     Some(reservation) => jobs.push((job, reservation)),
                     // Without room a merge waits for a later bar; a flush cannot.
-                    None if job.is_flush() => {
+                    None if job.memtable().is_some() => {
                         let free = self.grid.space().free();
                         return Err(BarError::Full { what: "a memtable's flush", needed, free });
                     }
@@ -675,7 +726,7 @@ impl Forest {
                 }
             }
         }
-        let drops = jobs.iter().any(|(job, _)| job.is_drop());
+        let drops = jobs.iter().any(|(job, _)| job.drops);
         self.bars_to_drop = self.bars_to_drop.saturating_sub(1).max(u32::from(drops));
         if jobs.is_empty() {
             self.bars_idle = self.bars_idle.saturating_add(1);
@@ -749,7 +800,10 @@ impl Forest {
     #[must_use]
     pub fn is_stuck(&self) -> bool {
         let runs_max = self.config.level0_runs_max as usize * LEVEL0_STUCK;
-        let too_many = |state: &TreeState| state.manifest.runs().len() >= runs_max;
+        let too_many = |state: &TreeState| {
+            let runs = state.manifest.runs_of(Level(0));
+            runs.count() >= runs_max
+        };
         !self.quarantined.is_empty() && self.trees.iter().any(too_many)
     }
 
@@ -758,7 +812,10 @@ impl Forest {
     pub fn stats(&self) -> Stats {
         let budget = self.running.as_ref().map(|running| &running.budget);
         let (work, debt) = budget.map_or((0, 0), |budget| (budget.total(), budget.debt()));
-        Stats { work, debt, ..self.stats }
+        let runs = self.trees.iter().map(|tree| tree.manifest.sorted_runs().count() as u64).sum();
+        let objects = &self.trees[Tree::Objects.index()].manifest;
+        let dead_percent = objects.census().dead_percent().unwrap_or(0);
+        Stats { work, debt, runs, dead_percent, ..self.stats }
     }
 
     /// What jobs have found to be corrupt since the open.
@@ -811,7 +868,12 @@ fn merges_reserve(config: &Config, merges: u64) -> u64 {
     merges.min(config.grid_blocks_max / 8)
 }
 
-/// Debt beyond which applying waits: this part of the bar's work, and a few blocks.
+/// Debt beyond which applying waits.
+fn debt_max(budget: &Budget) -> u64 {
+    budget.total() / DEBT_SHARE + DEBT_BLOCKS
+}
+
+/// It is this part of the bar's work, and a few blocks.
 const DEBT_SHARE: u64 = 8;
 const DEBT_BLOCKS: u64 = 4;
 /// Bars after the end of a generation in which its readers are gone, and its tables with them.
@@ -819,8 +881,6 @@ const BARS_UNTIL_DROPPED: u32 = 3;
 /// Level 0 is stuck when it holds this many times the runs that make its merge due.
 const LEVEL0_STUCK: usize = 8;
 
-#[cfg(test)]
-mod bound_tests;
 #[cfg(test)]
 pub(crate) mod harness;
 #[cfg(test)]

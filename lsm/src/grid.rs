@@ -57,8 +57,9 @@ use crate::index::{Index, PageReference};
 use crate::page::Page;
 use crate::table::{BlockImage, TableInfo};
 
-/// Block buffers beyond those that reads and writes in flight hold: for builders and cursors.
-const BUFFERS_SPARE: usize = 16;
+/// Block buffers beyond those that reads and writes in flight hold: for builders and cursors. A
+/// merge holds two blocks of each of its inputs: of the runs it takes, and of the last level.
+const BUFFERS_SPARE: usize = 2 * (crate::compaction::plan::GROUP_RUNS_MAX + 1) + 8;
 /// Block buffers for requests at most: pieces of large values being copied out.
 const BUFFERS_FOREGROUND_MAX: usize = 16;
 

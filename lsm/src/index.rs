@@ -4,11 +4,12 @@
 //! offset  size    field
 //! 0       256     block header; its metadata holds the table's counts
 //! 256     32      offsets and lengths of the sections below
-//! 288     64·B    value blocks: reference, first page, pages, entries, filter
+//! 288     96·B    value blocks: reference, first page, pages, counts, filter, sample
 //! …       8·P     heads: the first 8 bytes of each page's separator behind the common prefix
 //! …       32·P    pages: checksum, offset in the block, lengths, entries, separator
 //! …       …       keys: smallest, largest, and the separators
 //! …       …       filters: fingerprints, one run per value block
+//! …       4·S     samples: hashes of keys, one run per value block
 //! ```
 //!
 //! **Separators.** Each page has a separator: a position not after its first entry and after every
@@ -44,7 +45,7 @@ use crate::filter::Filter;
 use crate::page::PAGE_HEADER_SIZE;
 
 const SECTIONS_SIZE: usize = 32;
-const BLOCK_RECORD_SIZE: usize = 64;
+const BLOCK_RECORD_SIZE: usize = 96;
 const HEAD_SIZE: usize = 8;
 const PAGE_RECORD_SIZE: usize = 32;
 /// Set in a separator's length if a version follows its key.
@@ -77,7 +78,8 @@ struct Sections {
     key_max_len: U32,
     keys_len: U32,
     filters_len: U32,
-    reserved: [u8; 12],
+    samples: U32,
+    reserved: [u8; 8],
 }
 
 const _: () = assert!(size_of::<Sections>() == SECTIONS_SIZE);
@@ -96,6 +98,13 @@ struct BlockRecord {
     filter_seed: U64,
     segment_length: U32,
     segment_count_length: U32,
+    keys: U32,
+    tombstones: U32,
+    value_bytes: U64,
+    overflow_blocks: U32,
+    sample_first: U32,
+    sample_count: U32,
+    reserved: U32,
 }
 
 const _: () = assert!(size_of::<BlockRecord>() == BLOCK_RECORD_SIZE);
@@ -139,6 +148,10 @@ pub struct ValueBlock {
     pub pages: Range<usize>,
     /// Entries in it.
     pub entries: u32,
+    /// Distinct keys among them.
+    pub keys: u32,
+    /// Tombstones among them.
+    pub tombstones: u32,
 }
 
 /// A verified index block, borrowed.
@@ -153,6 +166,7 @@ pub struct Index<'a> {
     pages: &'a [PageRecord],
     keys: &'a [u8],
     filters: &'a [u8],
+    samples: &'a [U32],
 }
 
 impl std::fmt::Debug for Index<'_> {
@@ -188,12 +202,25 @@ impl<'a> Index<'a> {
         let (heads, rest) = <[U64]>::ref_from_prefix_with_elems(rest, page_count).ok()?;
         let (pages, rest) = <[PageRecord]>::ref_from_prefix_with_elems(rest, page_count).ok()?;
         let (keys, rest) = rest.split_at_checked(sections.keys_len.get() as usize)?;
-        let filters = rest.get(..sections.filters_len.get() as usize)?;
+        let (filters, rest) = rest.split_at_checked(sections.filters_len.get() as usize)?;
+        let sample_count = sections.samples.get() as usize;
+        let (samples, _) = <[U32]>::ref_from_prefix_with_elems(rest, sample_count).ok()?;
         let key_min_len = sections.key_min_len.get() as usize;
         let (key_min, rest) = keys.split_at_checked(key_min_len)?;
         let key_max = rest.get(..sections.key_max_len.get() as usize)?;
         let prefix_len = sections.prefix_len.get() as usize;
-        Some(Index { counts, prefix_len, key_min, key_max, blocks, heads, pages, keys, filters })
+        Some(Index {
+            counts,
+            prefix_len,
+            key_min,
+            key_max,
+            blocks,
+            heads,
+            pages,
+            keys,
+            filters,
+            samples,
+        })
     }
 
     fn validate(&self) -> Result<(), BlockFault> {
@@ -212,7 +239,7 @@ impl<'a> Index<'a> {
             page_next += record.page_count.get() as usize;
             let pages = self.pages.get(record.page_first.get() as usize..page_next);
             let pages = pages.ok_or(malformed("a value block has pages beyond the last"))?;
-            validate_block(record, pages, self.filters)?;
+            validate_block(record, pages, self.filters, self.samples)?;
         }
         if page_next != self.pages.len() {
             return Err(malformed("pages that belong to no value block"));
@@ -339,7 +366,13 @@ impl<'a> Index<'a> {
             checksum: Checksum(record.checksum.get()),
         };
         let pages = first..first + record.page_count.get() as usize;
-        ValueBlock { reference, pages, entries: record.entries.get() }
+        ValueBlock {
+            reference,
+            pages,
+            entries: record.entries.get(),
+            keys: record.keys.get(),
+            tombstones: record.tombstones.get(),
+        }
     }
 
     /// The value block that a page belongs to.
@@ -402,11 +435,13 @@ impl<'a> Index<'a> {
             version_min: self.counts.version_min.get(),
             version_max: self.counts.version_max.get(),
             op: header.op,
+            run: header.op,
             entries: self.counts.entries.get(),
             tombstones: self.counts.tombstones.get(),
             value_bytes: self.counts.value_bytes.get(),
             value_blocks: self.counts.block_count.get(),
             overflow_blocks: self.counts.overflow_blocks.get(),
+            sample: self.samples.iter().map(|hash| hash.get()).collect(),
         }
     }
 }
@@ -415,7 +450,12 @@ fn validate_block(
     record: &BlockRecord,
     pages: &[PageRecord],
     filters: &[u8],
+    samples: &[U32],
 ) -> Result<(), BlockFault> {
+    let first = record.sample_first.get() as usize;
+    if samples.get(first..).is_none_or(|rest| rest.len() < record.sample_count.get() as usize) {
+        return Err(malformed("a value block's sample is out of bounds"));
+    }
     if BlockAddress::new(record.address.get()).is_none() {
         return Err(malformed("a value block has address 0"));
     }

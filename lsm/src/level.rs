@@ -1,14 +1,12 @@
-//! Levels: which tables of a tree are live, in what order, and which to compact next.
+//! A sorted run: tables in key order.
 //!
-//! Level 0 is a list of *runs*, newest first; a flush adds one, so runs overlap and a reader asks
-//! them in turn. All deeper levels are one run each. The tables of a run are in key order and
-//! disjoint, except that versions of one key may continue in the next table: then the two tables
-//! share that key as a bound and are compacted together.
+//! The tables of a run are disjoint, except that versions of one key may continue in the next
+//! table: then the two tables share that key as a bound. What compaction asks of a run is which of
+//! its tables meet a range ([`Level::overlap`]): two binary searches, whatever its length.
 //!
-//! Choosing what to compact is a linear sweep ([`Level::choose`]): of all windows of neighbouring
-//! tables that hold the blocks a level has too many, the one whose overlap below is smallest in
-//! proportion; of equals, the first. Every input of that choice is part of the manifest, so every
-//! replica chooses alike.
+//! A job that needs to know what lies below it keeps a copy of the runs there, as they were when
+//! its bar began. A copy shares the list of tables; the list is written only at a bar's end, when
+//! no job is left, so nothing is copied then either.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -19,7 +17,7 @@ use crate::table::TableInfo;
 /// One sorted run of tables.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Level {
-    tables: Vec<Rc<TableInfo>>,
+    tables: Rc<Vec<Rc<TableInfo>>>,
     blocks: u64,
 }
 
@@ -38,6 +36,7 @@ impl Level {
         &self.tables
     }
 
+    /// Blocks of all its tables.
     pub(crate) fn blocks(&self) -> u64 {
         self.blocks
     }
@@ -57,7 +56,7 @@ impl Level {
             assert!(table.key_max <= next.key_min, "tables of a level are disjoint");
         }
         self.blocks += table_blocks(&table);
-        self.tables.insert(at, table);
+        Rc::make_mut(&mut self.tables).insert(at, table);
     }
 
     /// Removes a table, which is there.
@@ -68,7 +67,7 @@ impl Level {
             .position(|other| other.index == table.index)
             .expect("a table that is removed is in its level");
         self.blocks -= table_blocks(table);
-        self.tables.remove(range.start + at);
+        Rc::make_mut(&mut self.tables).remove(range.start + at);
     }
 
     /// The tables that share keys with `key_min..=key_max`.
@@ -96,58 +95,6 @@ impl Level {
         &self.tables[self.overlap(key, key)]
     }
 
-    /// The window of tables to merge into `below` so that at least `excess` blocks go: see the
-    /// module. Tables for which `free` does not hold are left alone, here and below. If no window
-    /// is large enough, the largest there is.
-    pub(crate) fn choose(
-        &self,
-        below: &Level,
-        excess: u64,
-        free: impl Fn(&TableInfo) -> bool,
-    ) -> Option<Range<usize>> {
-        assert!(excess > 0, "nothing to compact");
-        let mut best: Option<Choice> = None;
-        for group in self.groups(&free) {
-            let mut window = Window { end: group.start, blocks: 0 };
-            for start in group.clone() {
-                if start > group.start {
-                    window.blocks -= table_blocks(&self.tables[start - 1]);
-                }
-                if start > group.start && self.continues(start) {
-                    continue;
-                }
-                while window.end < group.end
-                    && (window.blocks < excess || self.continues(window.end))
-                {
-                    window.blocks += table_blocks(&self.tables[window.end]);
-                    window.end += 1;
-                }
-                let tables = start..window.end;
-                if tables.is_empty() {
-                    continue;
-                }
-                let overlap = below.overlap_whole(
-                    &self.tables[start].key_min,
-                    &self.tables[tables.end - 1].key_max,
-                );
-                let overlapped = &below.tables[overlap];
-                if !overlapped.iter().all(|table| free(table)) {
-                    continue;
-                }
-                let choice = Choice {
-                    blocks: window.blocks,
-                    enough: window.blocks >= excess,
-                    overlap: overlapped.iter().map(|table| table_blocks(table)).sum(),
-                    tables,
-                };
-                if best.as_ref().is_none_or(|best| choice.better_than(best)) {
-                    best = Some(choice);
-                }
-            }
-        }
-        best.map(|choice| choice.tables)
-    }
-
     /// Whether a table continues the versions of the key with which the one before it ends.
     fn continues(&self, index: usize) -> bool {
         index > 0
@@ -155,100 +102,6 @@ impl Level {
                 .tables
                 .get(index)
                 .is_some_and(|table| table.key_min == self.tables[index - 1].key_max)
-    }
-
-    /// Longest stretches of tables that are free and share no key with tables that are not.
-    fn groups(&self, free: &impl Fn(&TableInfo) -> bool) -> Vec<Range<usize>> {
-        let mut open = vec![true; self.tables.len()];
-        for index in 0..self.tables.len() {
-            open[index] = free(&self.tables[index]) && (!self.continues(index) || open[index - 1]);
-        }
-        for index in (1..self.tables.len()).rev() {
-            if self.continues(index) && !open[index] {
-                open[index - 1] = false;
-            }
-        }
-        let mut groups = Vec::new();
-        let mut start = 0;
-        for index in 0..=open.len() {
-            if index == open.len() || !open[index] {
-                if start < index {
-                    groups.push(start..index);
-                }
-                start = index + 1;
-            }
-        }
-        groups
-    }
-}
-
-struct Window {
-    end: usize,
-    blocks: u64,
-}
-
-struct Choice {
-    tables: Range<usize>,
-    blocks: u64,
-    enough: bool,
-    overlap: u64,
-}
-
-impl Choice {
-    /// Enough before too little; then the smaller overlap per block moved; too little: the larger.
-    fn better_than(&self, other: &Choice) -> bool {
-        if self.enough != other.enough {
-            return self.enough;
-        }
-        if !self.enough {
-            return self.blocks > other.blocks;
-        }
-        let own = u128::from(self.overlap) * u128::from(other.blocks);
-        own < u128::from(other.overlap) * u128::from(self.blocks)
-    }
-}
-
-/// Level 0: the runs of flushes, newest first.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Runs {
-    /// Each with the op of its flush.
-    runs: Vec<(u64, Level)>,
-}
-
-impl Runs {
-    /// The runs, newest first.
-    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Level> {
-        self.runs.iter().map(|(_, run)| run)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.runs.len()
-    }
-
-    pub(crate) fn blocks(&self) -> u64 {
-        self.iter().map(Level::blocks).sum()
-    }
-
-    /// Adds a table to the run of its op.
-    pub(crate) fn insert(&mut self, table: Rc<TableInfo>) {
-        let at = self.runs.partition_point(|(op, _)| *op > table.op);
-        if self.runs.get(at).is_none_or(|(op, _)| *op != table.op) {
-            self.runs.insert(at, (table.op, Level::default()));
-        }
-        self.runs[at].1.insert(table);
-    }
-
-    /// Removes a table, which is there.
-    pub(crate) fn remove(&mut self, table: &TableInfo) {
-        let at = self
-            .runs
-            .iter()
-            .position(|(op, _)| *op == table.op)
-            .expect("a table that is removed is in its run");
-        self.runs[at].1.remove(table);
-        if self.runs[at].1.is_empty() {
-            self.runs.remove(at);
-        }
     }
 }
 

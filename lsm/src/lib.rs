@@ -21,6 +21,7 @@
 //! bar             when groups, bars and checkpoints end: a function of the log
 //! level, manifest which tables are live, and which to compact next
 //! merge           what a merge keeps of versions, tombstones and dead generations
+//! sample          how much of what a tree stores is dead, estimated from some of its keys
 //! compaction      a bar's jobs: planned at its start, paid beat by beat, applied at its end
 //! tree, forest    the trees of a shard behind one face: put, delete, get, beat, bar, checkpoint
 //! lookup, scan    point and range reads, in memory or as plans that wait for the disk
@@ -108,6 +109,7 @@ mod merge;
 pub mod overflow;
 pub mod page;
 mod rows;
+mod sample;
 pub mod scan;
 pub mod scrub;
 pub mod table;

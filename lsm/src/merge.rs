@@ -12,22 +12,21 @@
 //! 4. all other versions at or below H are dropped.
 //!
 //! Why a dropped tombstone cannot resurrect what it hid: a key's versions are ordered by age from
-//! the top of the tree to its bottom, a merge takes all tables of its two levels that overlap its
+//! the newest run of the tree to its oldest, a merge takes all tables of its runs that overlap its
 //! range, and all older versions in them are dropped with the tombstone by rule 4. So an older
-//! version can only be further down, and there the key ranges of the tables are checked: by
-//! [`Below`], as of the bar's start. Another job of the same bar cannot bring the key there: jobs
-//! share no input, and one that moves data down past this output holds no key of this merge's range
-//! (the tables of a level are disjoint). Flushed keys are newer and arrive above.
+//! version can only be in an older run, whatever its level, and there the key ranges of the tables
+//! are checked: by [`Below`], as of the bar's start. Another job of the same bar can move an older
+//! run's keys, but only among runs that are older too, and all of these are in [`Below`]: what it
+//! writes lies within the ranges of what it read. Flushed keys are newer and arrive above.
 //!
 //! Which generations are dead is part of the plan, like H: a function of the log.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 use crate::entry::EntryRef;
 use crate::expiry;
 use crate::key::Prefix;
-use crate::table::TableInfo;
+use crate::level::Level;
 use crate::tree::Tree;
 
 /// The live generation of tables whose older ones are dead.
@@ -51,6 +50,17 @@ impl Generations {
         Generations { live: live.map(|(table, live)| (*table, *live)).collect() }
     }
 
+    /// Whether nothing between two keys belongs to a dead generation, as far as these show: bounds
+    /// may be cut short.
+    pub(crate) fn all_live(&self, tree: Tree, first: &[u8], last: &[u8]) -> bool {
+        self.live.is_empty()
+            || (tree == Tree::Objects
+                && Prefix::of(first).is_some_and(|prefix| {
+                    Prefix::of(last).is_some_and(|other| other == prefix)
+                        && !self.is_dead(tree, first)
+                }))
+    }
+
     /// Whether a stored key belongs to a dead generation.
     pub(crate) fn is_dead(&self, tree: Tree, key: &[u8]) -> bool {
         if self.live.is_empty() {
@@ -62,6 +72,11 @@ impl Generations {
         };
         let Some(prefix) = object_key.and_then(Prefix::of) else { return false };
         self.live.get(&prefix.table).is_some_and(|(live, _)| prefix.generation < *live)
+    }
+
+    /// Whether no generation has ended.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.live.is_empty()
     }
 
     /// Whether every key from the first to the last belongs to dead generations: keys are ordered
@@ -79,20 +94,22 @@ impl Generations {
 /// The tables below a merge's output, asked for keys in ascending order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Below {
-    /// Per level: its tables in order, and the first that may hold the next key.
-    levels: Vec<(Vec<Rc<TableInfo>>, usize)>,
+    /// Per run: its tables in order, and the first that may hold the next key.
+    runs: Vec<(Level, usize)>,
 }
 
 impl Below {
-    pub(crate) fn new(levels: Vec<Vec<Rc<TableInfo>>>) -> Below {
-        Below { levels: levels.into_iter().map(|tables| (tables, 0)).collect() }
+    pub(crate) fn new(runs: impl Iterator<Item = Level>) -> Below {
+        Below { runs: runs.map(|run| (run, 0)).collect() }
     }
 
     /// Whether any table's range holds the key. Keys must not descend.
     pub(crate) fn may_hold(&mut self, key: &[u8]) -> bool {
-        self.levels.iter_mut().any(|(tables, next)| {
-            while tables.get(*next).is_some_and(|table| &table.key_max[..] < key) {
-                *next += 1;
+        self.runs.iter_mut().any(|(run, next)| {
+            let tables = run.tables();
+            // A job may begin anywhere in a long run, and then goes on from table to table.
+            if tables.get(*next).is_some_and(|table| &table.key_max[..] < key) {
+                *next += tables[*next..].partition_point(|table| &table.key_max[..] < key);
             }
             tables.get(*next).is_some_and(|table| &table.key_min[..] <= key)
         })
@@ -111,6 +128,18 @@ pub(crate) struct Filter {
     started: bool,
     dead: bool,
     covered: bool,
+    dropped: Dropped,
+}
+
+/// What a merge dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Dropped {
+    /// Versions that no reader can see any more.
+    pub(crate) versions: u64,
+    /// Tombstones that hid nothing.
+    pub(crate) tombstones: u64,
+    /// Entries of dead generations.
+    pub(crate) dead: u64,
 }
 
 impl Filter {
@@ -125,7 +154,13 @@ impl Filter {
             started: false,
             dead: false,
             covered: false,
+            dropped: Dropped::default(),
         }
+    }
+
+    /// What was not kept so far.
+    pub(crate) fn dropped(&self) -> Dropped {
+        self.dropped
     }
 
     /// Whether the next entry is kept.
@@ -139,6 +174,7 @@ impl Filter {
             self.covered = false;
         }
         if self.dead {
+            self.dropped.dead += 1;
             return false;
         }
         if entry.version > self.horizon {
@@ -146,10 +182,13 @@ impl Filter {
             return true;
         }
         if self.covered {
+            self.dropped.versions += 1;
             return false;
         }
         self.covered = true;
-        !entry.payload.is_tombstone() || self.below.may_hold(entry.key)
+        let kept = !entry.payload.is_tombstone() || self.below.may_hold(entry.key);
+        self.dropped.tombstones += u64::from(!kept);
+        kept
     }
 }
 

@@ -51,6 +51,9 @@ pub struct TableInfo {
     pub version_max: u64,
     /// The op that created it.
     pub op: u64,
+    /// The sorted run it belongs to: the larger, the newer are its versions of a key. The manifest
+    /// alone knows it; in an index block it counts as the op.
+    pub run: u64,
     /// Entries, tombstones included.
     pub entries: u64,
     /// Tombstones.
@@ -61,6 +64,8 @@ pub struct TableInfo {
     pub value_blocks: u32,
     /// Overflow blocks that its entries refer to.
     pub overflow_blocks: u32,
+    /// A sample of its distinct keys, by hash: see [`crate::sample`].
+    pub sample: Box<[u32]>,
 }
 
 impl TableInfo {

@@ -1,4 +1,4 @@
-//! What tests of this crate share: a simulated core, a formatted grid.
+//! What tests of this crate share: a simulated core, a formatted grid, tables that no grid holds.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -7,9 +7,11 @@ use std::rc::Rc;
 use ioring::Direct;
 use ioring::sim::{self, World};
 
-use crate::block::Identity;
+use crate::block::{BlockAddress, BlockReference, Checksum, Identity};
 use crate::config::Config;
+use crate::entry::TreeId;
 use crate::grid::{Grid, Owner};
+use crate::table::TableInfo;
 
 pub(crate) const OWNER: Owner =
     Owner { identity: Identity { cluster: 5, shard: 1 }, replica: 0, incarnation: 99 };
@@ -40,4 +42,25 @@ pub(crate) async fn grid_at(path: &Path, config: &Config) -> Rc<Grid> {
     Grid::format(path, OWNER, config, Direct::Required).await.unwrap();
     ioring::fs::sync_dir("/".as_ref()).unwrap();
     Grid::open(path, OWNER, config, Direct::Required).await.unwrap()
+}
+
+/// A table of one block over `min..=max` whose index stands at `address`.
+pub(crate) fn table(address: u64, min: &[u8], max: &[u8]) -> TableInfo {
+    let address = BlockAddress::new(address).unwrap();
+    TableInfo {
+        tree: TreeId(1),
+        index: BlockReference { address, size: 4096, checksum: Checksum(0) },
+        key_min: min.into(),
+        key_max: max.into(),
+        version_min: 1,
+        version_max: 1000 - address.get(),
+        op: 1,
+        run: 1,
+        entries: 1,
+        tombstones: 0,
+        value_bytes: 1,
+        value_blocks: 1,
+        overflow_blocks: 0,
+        sample: Box::default(),
+    }
 }

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use ioring::sync::Event;
 
 pub(crate) struct Budget {
-    total: u64,
+    total: Cell<u64>,
     target: Cell<u64>,
     taken: Cell<u64>,
     finished: Cell<bool>,
@@ -29,7 +29,7 @@ impl Budget {
     /// The budget of a bar whose jobs have this much work in all.
     pub(crate) fn new(total: u64) -> Rc<Budget> {
         Rc::new(Budget {
-            total,
+            total: Cell::new(total),
             target: Cell::new(0),
             taken: Cell::new(0),
             finished: Cell::new(false),
@@ -39,7 +39,7 @@ impl Budget {
     }
 
     pub(crate) fn total(&self) -> u64 {
-        self.total
+        self.total.get()
     }
 
     /// Work that is paid for and not done.
@@ -54,22 +54,32 @@ impl Budget {
         self.finished.get()
     }
 
-    /// Lets the jobs go on to `target`, at most all.
-    pub(crate) fn raise(&self, target: u64) {
-        let target = target.min(self.total);
-        if target > self.target.get() {
+    /// Lets the jobs go on to `target`, at most all; gives how much further that is.
+    pub(crate) fn raise(&self, target: u64) -> u64 {
+        let target = target.min(self.total.get());
+        let further = target.saturating_sub(self.target.get());
+        if further > 0 {
             self.target.set(target);
             self.raised.notify();
         }
+        further
     }
 
     /// Takes a unit of work, waiting until it is paid for.
     pub(crate) async fn take(&self) {
         while self.taken.get() >= self.target.get() {
-            assert!(self.taken.get() < self.total, "a job does more than was planned");
+            assert!(self.taken.get() < self.total.get(), "a job does more than was planned");
             self.raised.wait().await;
         }
         self.taken.set(self.taken.get() + 1);
+        self.done.notify();
+    }
+
+    /// Less is to be done than was planned: a job has seen what its inputs really hold. What is
+    /// paid for stays paid for.
+    pub(crate) fn reduce(&self, by: u64) {
+        self.total.set(self.total.get() - by);
+        self.target.set(self.target.get().min(self.total.get()));
         self.done.notify();
     }
 

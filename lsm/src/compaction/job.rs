@@ -1,30 +1,38 @@
 //! A job at work: merges its inputs into new tables and says what has to change.
 //!
-//! The merge asks each of its few streams for the entry it stands at and takes the first in order
-//! (key ascending, version descending); [`Filter`] says whether it is kept. Kept entries go to the
-//! builder, whose blocks are written as they fill, a bounded number at a time; their addresses come
-//! from the job's own reservation in the order in which blocks are opened, so they depend on the
-//! entries only and not on when a read or write is done. Large values of a memtable go into
-//! overflow blocks first; a merge of tables copies the reference, and whoever drops an entry
-//! releases its blocks.
+//! 1. The index blocks of its tables say which value blocks are to be read at all:
+//!    [`super::blocks`].
+//! 2. The merge takes the first of what its streams stand at (key ascending, version descending;
+//!    [`super::tournament`] finds it) and [`Filter`] says whether it is kept. Kept entries go to
+//!    the builder, whose blocks are written as they fill, a bounded number at a time; their
+//!    addresses come from the job's own reservation in the order in which blocks are opened, so
+//!    they depend on the entries only and not on when a read or write is done. Whole blocks go in
+//!    by reference.
+//! 3. Tables that reach beyond the slice leave a table with what stays of them to their run.
 //!
-//! All writes are awaited before the job is over: a table named in an outcome can be read.
+//! Large values of a memtable go into overflow blocks first; a merge of tables copies the
+//! reference, and whoever drops an entry releases its blocks.
+//!
+//! All writes are awaited before the job is over: a table named in an outcome can be read. A flush
+//! that was to take a small run with it and cannot read that run is done without it.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 use ioring::Task;
 
+use super::blocks::{self, Layout};
 use super::budget::Budget;
-use super::plan::{Input, Job, Kind};
-use super::stream::{MemtableStream, Stream, TableStream};
+use super::plan::Job;
+use super::stream::{MemtableStream, Rest, Step, Stream, TableStream, Whole};
+use super::tournament::Tournament;
 use crate::block::{BlockAddress, BlockFault};
 use crate::config::{Config, SECTOR_SIZE};
 use crate::entry::{EntryRef, Level, Payload};
 use crate::free_set::Reservation;
 use crate::grid::{Class, Grid, ReadError};
 use crate::manifest::Change;
-use crate::merge::{Below, Filter, Generations};
+use crate::merge::{Dropped, Filter, Generations};
 use crate::overflow::{self, ListBuilder, OverflowReference, Piece};
 use crate::table::{BlockImage, Builder, Push, TableInfo};
 use crate::tree::Tree;
@@ -45,6 +53,7 @@ impl Corrupt {
 }
 
 /// What all jobs of a bar have in common.
+#[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) grid: Rc<Grid>,
     pub(crate) budget: Rc<Budget>,
@@ -64,7 +73,27 @@ pub(crate) struct Outcome {
     pub(crate) released: Vec<BlockAddress>,
     pub(crate) reservation: Reservation,
     pub(crate) corrupt: Option<Corrupt>,
+    pub(crate) done: Done,
+}
+
+/// How much that was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Done {
+    /// Value blocks read.
+    pub(crate) blocks_read: u64,
+    /// Blocks written, index blocks and those of large values included.
     pub(crate) blocks_written: u64,
+    /// Tables and value blocks that changed place as they are.
+    pub(crate) tables_moved: u64,
+    pub(crate) blocks_moved: u64,
+    /// Tables that a slice cut.
+    pub(crate) tables_cut: u64,
+    /// Entries merged.
+    pub(crate) entries: u64,
+    pub(crate) dropped: Dropped,
+    /// Whether it was a flush, and whether it took a small run with it.
+    pub(crate) flush: bool,
+    pub(crate) coalesced: bool,
 }
 
 /// Runs the jobs of a bar, one after the other.
@@ -72,8 +101,9 @@ pub(crate) async fn run_all(context: Context, jobs: Vec<(Job, Reservation)>) -> 
     let mut outcomes = Vec::with_capacity(jobs.len());
     let mut planned = 0;
     for (job, reservation) in jobs {
-        planned += job.work(&context.config);
-        outcomes.push(run(&context, job, reservation).await);
+        let (outcome, work) = run(&context, job, reservation).await;
+        outcomes.push(outcome);
+        planned += work;
         // A job that gave up leaves work behind that nobody will do.
         context.budget.skip_to(planned);
     }
@@ -81,47 +111,57 @@ pub(crate) async fn run_all(context: Context, jobs: Vec<(Job, Reservation)>) -> 
     outcomes
 }
 
-async fn run(context: &Context, job: Job, reservation: Reservation) -> Outcome {
-    let below = match &job.kind {
-        Kind::Merge { below } => below,
-        Kind::Move => return move_tables(&job, reservation),
-        Kind::Drop => return drop_tables(context, &job, reservation).await,
-    };
+/// Runs a job; gives its outcome and the work it was worth in the end.
+async fn run(context: &Context, mut job: Job, reservation: Reservation) -> (Outcome, u64) {
+    let mut work = job.work(&context.config);
+    if job.drops {
+        return (drop_tables(context, &job, reservation).await, work);
+    }
     let mut output = Output::new(context, &job, reservation);
-    let merged = merge(context, &job, below.clone(), &mut output).await;
+    let mut merged = merge(context, &job, &mut work, &mut output).await;
+    let (mut lost, mut corrupt) = (Vec::new(), None);
+    if job.memtable().is_some() && merged.is_err() {
+        corrupt = merged.err();
+        lost = output.restart();
+        job.inputs.truncate(1);
+        // What the beats pay for was the other attempt.
+        let budget = Budget::new(u64::MAX);
+        budget.raise(u64::MAX);
+        let context = Context { budget, ..context.clone() };
+        merged = merge(&context, &job, &mut 0, &mut output).await;
+    }
     output.settle().await;
+    let blocks_written = output.acquired.len() as u64;
     let mut outcome = Outcome {
         tree: job.tree,
         changes: Vec::new(),
-        released: Vec::new(),
+        released: lost,
         reservation: output.reservation,
-        corrupt: None,
-        blocks_written: output.acquired.len() as u64,
+        corrupt,
+        done: Done { blocks_written, ..Done::default() },
     };
     match merged {
-        Ok(released) => {
+        Ok(Merged { released, done }) => {
+            for (from, table) in &job.moves {
+                let (from, to, run, table) = (*from, job.level, job.run, Rc::clone(table));
+                outcome.changes.push(Change::Move { from, to, run, table });
+            }
             for (level, table) in job.tables() {
                 outcome.changes.push(Change::Remove(level, Rc::clone(table)));
             }
-            for table in output.tables {
-                outcome.changes.push(Change::Insert(job.level, table));
+            for (level, table) in output.tables {
+                outcome.changes.push(Change::Insert(level, table));
             }
-            outcome.released = released;
+            outcome.released.extend(released);
+            let tables_moved = job.moves.len() as u64;
+            outcome.done = Done { blocks_written, tables_moved, ..done };
         }
         Err(corrupt) => {
-            outcome.released = output.acquired;
+            outcome.released.extend(output.acquired);
             outcome.corrupt = Some(corrupt);
         }
     }
-    outcome
-}
-
-fn move_tables(job: &Job, reservation: Reservation) -> Outcome {
-    let moved =
-        |(from, table): (Level, &Rc<TableInfo>)| Change::Move(from, job.level, Rc::clone(table));
-    let changes = job.tables().map(moved).collect();
-    let (released, corrupt, blocks_written) = (Vec::new(), None, 0);
-    Outcome { tree: job.tree, changes, released, reservation, corrupt, blocks_written }
+    (outcome, work)
 }
 
 /// Finds what the tables consist of, to release it. Each stands for itself: one that cannot be read
@@ -133,7 +173,7 @@ async fn drop_tables(context: &Context, job: &Job, reservation: Reservation) -> 
         released: Vec::new(),
         reservation,
         corrupt: None,
-        blocks_written: 0,
+        done: Done::default(),
     };
     for (level, table) in job.tables() {
         context.budget.take().await;
@@ -151,15 +191,19 @@ async fn drop_tables(context: &Context, job: &Job, reservation: Reservation) -> 
 
 /// Every block of a table, those of large values included.
 async fn blocks_of(context: &Context, table: &Rc<TableInfo>) -> Result<Vec<BlockAddress>, Corrupt> {
+    let read = context.grid.read_index(table, Class::Background).await;
+    let handle = read.map_err(|error| Corrupt::new(Rc::clone(table), error))?;
+    let index = handle.index();
+    let references = (0..index.block_count()).map(|number| index.block(number).reference);
+    let mut blocks: Vec<BlockAddress> =
+        references.clone().map(|reference| reference.address).collect();
+    blocks.push(table.index.address);
     if table.overflow_blocks == 0 {
-        let read = context.grid.read_index(table, Class::Background).await;
-        let handle = read.map_err(|error| Corrupt::new(Rc::clone(table), error))?;
-        let index = handle.index();
-        let values = (0..index.block_count()).map(|number| index.block(number).reference.address);
-        return Ok(values.chain([table.index.address]).collect());
+        return Ok(blocks);
     }
-    let mut blocks = Vec::new();
-    let tables = TableStream::new(Rc::clone(&context.grid), std::slice::from_ref(table));
+    let step = |reference| Step { table: Rc::clone(table), reference, whole: None };
+    let steps = references.map(step).collect();
+    let tables = TableStream::new(Rc::clone(&context.grid), steps, None, Vec::new());
     let mut stream = Stream::Tables(Box::new(tables));
     let mut slice = Slice::default();
     loop {
@@ -170,40 +214,93 @@ async fn blocks_of(context: &Context, table: &Rc<TableInfo>) -> Result<Vec<Block
             blocks.extend(reference.blocks().map(|(address, _)| address));
         }
     }
-    blocks.extend(stream.into_blocks());
     Ok(blocks)
 }
 
-/// Merges the inputs into the output; gives the blocks that become garbage.
+/// What a merge comes to.
+struct Merged {
+    /// Blocks that become garbage.
+    released: Vec<BlockAddress>,
+    done: Done,
+}
+
+/// Merges the inputs into the output. `work` is what was planned, and becomes what it really is.
 async fn merge(
     context: &Context,
     job: &Job,
-    below: Below,
+    work: &mut u64,
     output: &mut Output<'_>,
-) -> Result<Vec<BlockAddress>, Corrupt> {
-    let mut streams: Vec<Stream> = job.inputs.iter().map(|input| open(context, input)).collect();
+) -> Result<Merged, Corrupt> {
+    let Layout { streams, homes, released, reads, whole } = blocks::layout(context, job).await?;
+    let mut done = Done {
+        blocks_read: reads,
+        blocks_moved: whole,
+        flush: job.memtable().is_some(),
+        coalesced: job.memtable().is_some() && !streams.is_empty(),
+        ..Done::default()
+    };
+    let planned: u64 = job.tables().map(|(_, table)| u64::from(table.value_blocks)).sum();
+    *work = work.saturating_sub(planned - reads);
+    context.budget.reduce(planned - reads);
+    let memtable = job.memtable().map(|memtable| {
+        Stream::Memtable(MemtableStream::new(&context.config, memtable, context.horizon))
+    });
+    let tables = streams.into_iter().map(|stream| Stream::Tables(Box::new(stream)));
+    let mut streams: Vec<Stream> = memtable.into_iter().chain(tables).collect();
     for stream in &mut streams {
         stream.advance(&context.budget).await?;
     }
+    let mut released = released;
+    merge_streams(context, job, &mut streams, output, &mut done, &mut released).await?;
+    output.finish_table().await;
+    let rests = streams.into_iter().filter_map(|stream| match stream {
+        Stream::Memtable(_) => None,
+        Stream::Tables(stream) => Some(stream.into_rest()),
+    });
+    for (rest, (level, run)) in rests.zip(homes) {
+        output.leave(rest, level, run, &mut done).await?;
+    }
+    Ok(Merged { released, done })
+}
+
+async fn merge_streams(
+    context: &Context,
+    job: &Job,
+    streams: &mut [Stream],
+    output: &mut Output<'_>,
+    done: &mut Done,
+    released: &mut Vec<BlockAddress>,
+) -> Result<(), Corrupt> {
     let generations = context.generations.clone();
-    let mut filter = Filter::new(job.tree, context.horizon, generations, below);
-    let mut released = Vec::new();
+    let mut filter = Filter::new(job.tree, context.horizon, generations, job.below.clone());
+    let bounds = match job.memtable() {
+        None => job
+            .tables()
+            .map(|(_, table)| &table.key_min[..])
+            .min()
+            .zip(job.tables().map(|(_, table)| &table.key_max[..]).max()),
+        Some(_) => None,
+    };
+    let mut tournament = Tournament::new(streams, bounds);
     let mut slice = Slice::default();
-    while let Some(first) = first_of(&streams) {
-        let entry = streams[first].entry().expect("the first stream stands at an entry");
-        slice.take(&entry).await;
-        if filter.keep(&entry) {
-            output.push(&entry).await;
-        } else if let Payload::Overflow(reference) = &entry.payload {
-            released.extend(reference.blocks().map(|(address, _)| address));
+    while let Some(first) = tournament.first() {
+        if let Some(whole) = streams[first].whole() {
+            output.adopt(whole).await?;
+        } else {
+            let entry = streams[first].entry().expect("the first stream stands at an entry");
+            slice.take(&entry).await;
+            done.entries += 1;
+            if filter.keep(&entry) {
+                output.push(&entry).await;
+            } else if let Payload::Overflow(reference) = &entry.payload {
+                released.extend(reference.blocks().map(|(address, _)| address));
+            }
         }
         streams[first].advance(&context.budget).await?;
+        tournament.advanced(streams);
     }
-    output.finish_table().await;
-    for stream in streams {
-        released.extend(stream.into_blocks());
-    }
-    Ok(released)
+    done.dropped = filter.dropped();
+    Ok(())
 }
 
 /// What is merged without letting others have a turn: a block of small entries takes longer than a
@@ -227,37 +324,18 @@ impl Slice {
     }
 }
 
-fn open(context: &Context, input: &Input) -> Stream {
-    match input {
-        Input::Memtable(memtable) => {
-            Stream::Memtable(MemtableStream::new(&context.config, memtable, context.horizon))
-        }
-        Input::Tables(_, tables) => {
-            Stream::Tables(Box::new(TableStream::new(Rc::clone(&context.grid), tables)))
-        }
-    }
-}
-
-/// The stream whose entry comes first. No two streams hold the same version of a key.
-fn first_of(streams: &[Stream]) -> Option<usize> {
-    let mut first: Option<(usize, EntryRef<'_>)> = None;
-    for (number, stream) in streams.iter().enumerate() {
-        let Some(entry) = stream.entry() else { continue };
-        if first.is_none_or(|(_, best)| entry.position() < best.position()) {
-            first = Some((number, entry));
-        }
-    }
-    first.map(|(number, _)| number)
-}
-
 /// Builds and writes a job's tables.
 struct Output<'a> {
     context: &'a Context,
     tree: Tree,
+    /// Where the tables go: a level, and the run they are part of.
     level: Level,
+    run: u64,
     reservation: Reservation,
+    /// Where a new table begins, whatever the one before holds.
+    splits: VecDeque<Box<[u8]>>,
     builder: Option<Builder>,
-    tables: Vec<Rc<TableInfo>>,
+    tables: Vec<(Level, Rc<TableInfo>)>,
     /// Every block taken from the reservation.
     acquired: Vec<BlockAddress>,
     writes: VecDeque<Task<()>>,
@@ -269,7 +347,9 @@ impl<'a> Output<'a> {
             context,
             tree: job.tree,
             level: job.level,
+            run: job.run,
             reservation,
+            splits: job.splits.iter().cloned().collect(),
             builder: None,
             tables: Vec::new(),
             acquired: Vec::new(),
@@ -289,20 +369,26 @@ impl<'a> Output<'a> {
         }
     }
 
+    /// Ends the table where other tables of the run stand between the entry and the one before.
+    async fn split_before(&mut self, key: &[u8]) {
+        while self.splits.pop_front_if(|split| **split <= *key).is_some() {
+            self.finish_table().await;
+        }
+    }
+
     async fn push_stored(&mut self, entry: &EntryRef<'_>) {
+        if self.splits.front().is_some_and(|split| **split <= *entry.key) {
+            self.split_before(entry.key).await;
+        }
         loop {
             let context = self.context;
-            let builder = self.builder.get_or_insert_with(|| {
-                let tree = self.tree.id();
-                let identity = context.grid.identity();
-                Builder::new(&context.config, identity, tree, self.level, context.op)
-            });
+            let builder = self.builder();
             match builder.push(entry) {
                 Push::Accepted => return,
                 Push::NeedsBlock => {
                     let buffer = context.grid.buffer().await;
                     let address = acquire(context, &mut self.reservation, &mut self.acquired);
-                    builder.open_block(buffer, address);
+                    self.builder().open_block(buffer, address);
                 }
                 Push::BlockFull => {
                     let image = builder.close_block().expect("a full block is open");
@@ -311,6 +397,71 @@ impl<'a> Output<'a> {
                 Push::TableFull => self.finish_table().await,
             }
         }
+    }
+
+    fn builder(&mut self) -> &mut Builder {
+        let context = self.context;
+        self.builder.get_or_insert_with(|| {
+            let (tree, identity) = (self.tree.id(), context.grid.identity());
+            Builder::new(&context.config, identity, tree, self.level, context.op)
+        })
+    }
+
+    /// Takes a value block of an input as it is.
+    async fn adopt(&mut self, whole: &Whole) -> Result<(), Corrupt> {
+        let handle = match self.context.grid.read_index(&whole.table, Class::Background).await {
+            Ok(handle) => handle,
+            Err(error) => return Err(Corrupt::new(Rc::clone(&whole.table), error)),
+        };
+        if let Some(image) = self.builder().close_block() {
+            self.write(image).await;
+        }
+        self.split_before(&whole.first).await;
+        let versions = (whole.table.version_min, whole.table.version_max);
+        loop {
+            let (index, behind) = (handle.index(), whole.behind.as_deref());
+            if self.builder().adopt(&index, whole.number, behind, versions) {
+                return Ok(());
+            }
+            self.finish_table().await;
+        }
+    }
+
+    /// Makes a table of what a slice leaves of another, in that one's run.
+    async fn leave(
+        &mut self,
+        rest: Rest,
+        level: Level,
+        run: u64,
+        done: &mut Done,
+    ) -> Result<(), Corrupt> {
+        (self.level, self.run) = (level, run);
+        self.splits.clear();
+        done.tables_cut += u64::from(rest.cursor.is_some() || !rest.blocks.is_empty());
+        if let Some(mut cursor) = rest.cursor {
+            let mut slice = Slice::default();
+            loop {
+                let entry = cursor.entry();
+                slice.take(&entry).await;
+                self.push(&entry).await;
+                // The block was walked up to here, so it is intact.
+                if !cursor.next().expect("a verified block can be walked to its end") {
+                    break;
+                }
+            }
+        }
+        for whole in &rest.blocks {
+            self.adopt(whole).await?;
+        }
+        self.finish_table().await;
+        Ok(())
+    }
+
+    /// Forgets what was built; gives the blocks that were taken for it.
+    fn restart(&mut self) -> Vec<BlockAddress> {
+        self.builder = None;
+        self.tables.clear();
+        std::mem::take(&mut self.acquired)
     }
 
     async fn finish_table(&mut self) {
@@ -322,7 +473,7 @@ impl<'a> Output<'a> {
         let address = acquire(self.context, &mut self.reservation, &mut self.acquired);
         let (image, table) = builder.finish(buffer, address);
         self.context.grid.keep_index(&table, &image.bytes);
-        self.tables.push(Rc::new(table));
+        self.tables.push((self.level, Rc::new(TableInfo { run: self.run, ..table })));
         self.write(image).await;
     }
 

@@ -1,48 +1,80 @@
 //! What a bar's jobs are: a function of the manifest, the memtable and the configuration.
 //!
-//! Jobs are planned from the top of a tree to its bottom. A job claims its inputs; the next one
-//! down chooses among what is left. A level that is wholly claimed gives nothing this bar and more
-//! the next: level 0 is merged only every few bars, so no level starves.
+//! **Shape.** A flush makes a run of level 0. Runs of a level that has as many as it may have
+//! become one run of the next level; the last level is one run. So a byte is written once per
+//! level, and not again and again as it would be if every level were one run (lazy levelling: Dayan
+//! and Idreos, "Dostoevsky", 2018). What this costs a reader are more runs to ask, each of which a
+//! filter answers for but the one that has the key.
 //!
-//! Inputs that overlap nothing below move by changing level, without a byte read, unless they hold
-//! tombstones that a rewrite would drop.
+//! What lies dead in older runs is not given back that way. The [`crate::sample::Census`] says how
+//! much there is: above [`DEAD_PERCENT`] all runs go into the last level, whatever their number. A
+//! tree that only grows is never rewritten for it; one that is overwritten is bounded in space. A
+//! bar without writes tidies up more thoroughly ([`DEAD_PERCENT_IDLE`]).
+//!
+//! **Steps of a plan**, for one tree:
+//!
+//! 1. The flush of the immutable memtable into a new run. One that is small takes the newest run
+//!    with it, as long as that is small too ([`flush`]), so that idle times do not leave many tiny
+//!    runs behind.
+//! 2. A slice of each group on its way ([`crate::manifest`]): the lowest stretch of the keys that
+//!    its runs still hold, as long as [`pace`] says.
+//! 3. The first slice of each group that is due now.
+//! 4. Short of space: tables of the last level whose keys are dead are rewritten where they are.
+//!
+//! **Slices.** A slice takes all tables of the group that begin before a key, and, if it goes to
+//! the last level, what they overlap there. The key is chosen so that no table of the last level is
+//! cut. Tables of the group that are cut keep their upper part: it becomes a table of the same run
+//! whose value blocks are those of the old table, by reference. Tables that overlap nothing move as
+//! they are, without a byte read, unless they hold tombstones that a merge would drop.
 //!
 //! Tables of which every key belongs to a dead generation are dropped whole, whatever their level
 //! and however much space there is: of a table without large values only the index block is read,
-//! for the addresses of what it releases. They are claimed first, so a merge that would have had to
-//! copy around them has less to do a bar later.
+//! for the addresses of what it releases. Nothing else of the bar may take them, so a merge that
+//! wants one waits a bar.
 //!
-//! *Short of space*, what could give blocks back is due whatever the size of its level: tables with
-//! tombstones or keys of dead generations are merged into the level below, one window per level and
-//! bar; in the deepest level tables with dead keys are rewritten where they are. Otherwise a full
-//! grid that takes no writes would never grow any level, and stay full.
+//! *Short of space*, what could give blocks back is due whatever the census says. Otherwise a full
+//! grid that takes no writes would never merge anything, and stay full.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::rc::Rc;
 
 use crate::block::BlockReference;
 use crate::config::Config;
 use crate::entry::Level as LevelNumber;
 use crate::level::Level;
-use crate::manifest::Manifest;
+use crate::manifest::{Group, Manifest, Run};
 use crate::memtable::Memtable;
 use crate::merge::{Below, Generations};
 use crate::table::TableInfo;
 use crate::tree::Tree;
 
-/// Tables of a tree that a bar drops at most: each costs a read of its index block, and a record in
-/// the manifest log.
-const DROPPED_MAX: usize = 512;
 /// Bytes an entry takes in a page beside key and payload, at most: lengths, version, deadline, its
 /// share of restart points and of its page's header.
 const ENTRY_FRAMING_MAX: u64 = 64;
+/// Dead entries of a hundred above which all runs go into the last level.
+pub(crate) const DEAD_PERCENT: u64 = 33;
+/// The same in a bar without writes.
+pub(crate) const DEAD_PERCENT_IDLE: u64 = 10;
+/// The same when space is short.
+const DEAD_PERCENT_SHORT: u64 = 2;
+/// Tables of a tree that a bar drops at most: each costs a read of its index block, and a record in
+/// the manifest log.
+const DROPPED_MAX: usize = 512;
+/// Runs that one job merges at most: it holds two blocks of each.
+pub(crate) const GROUP_RUNS_MAX: usize = 16;
+/// Value blocks of a slice for each of its runs at least: what is cut is read and written for it.
+const SLICE_BLOCKS_PER_RUN: u64 = 32;
+/// Blocks that the upper part of a cut table takes beside those it keeps: the rest of a value
+/// block, and an index block; twice, should the index block have been full.
+const CUT_BLOCKS_MAX: u64 = 4;
 
 /// What a job reads.
 #[derive(Clone)]
 pub(crate) enum Input {
     /// A memtable of the bar before.
     Memtable(Rc<Memtable>),
-    /// A sorted run of tables of one level.
+    /// Tables of one run.
     Tables(LevelNumber, Vec<Rc<TableInfo>>),
 }
 
@@ -50,79 +82,74 @@ pub(crate) enum Input {
 #[derive(Clone)]
 pub(crate) struct Job {
     pub(crate) tree: Tree,
-    /// Newest first: of equal keys the earlier input has the newer versions.
+    /// What is merged, newest first: of equal keys the earlier input has the newer versions.
     pub(crate) inputs: Vec<Input>,
-    /// Where the output goes.
+    /// Tables that change level as they are.
+    pub(crate) moves: Vec<(LevelNumber, Rc<TableInfo>)>,
+    /// Where the output goes: the level, and the run that it becomes part of.
     pub(crate) level: LevelNumber,
-    pub(crate) kind: Kind,
+    pub(crate) run: u64,
+    /// Keys from here on stay in their runs.
+    pub(crate) behind: Option<Box<[u8]>>,
+    /// Where the output must begin a new table, in order: tables that the job leaves alone, or that
+    /// move, will stand between.
+    pub(crate) splits: Vec<Box<[u8]>>,
+    /// Tombstones that meet nothing here are dropped.
+    pub(crate) below: Below,
     /// Whether it is only there to give space back: it may wait, others may not for its sake.
     pub(crate) reclaims: bool,
-}
-
-#[derive(Clone)]
-pub(crate) enum Kind {
-    /// Tables change level as they are.
-    Move,
-    /// Tables go, with all that is in them.
-    Drop,
-    /// Inputs are merged; tombstones that meet nothing in `below` are dropped.
-    Merge { below: Below },
+    /// Whether the tables go with all that is in them, instead of being merged.
+    pub(crate) drops: bool,
 }
 
 impl Job {
-    /// Tables among the inputs, in order.
+    /// Tables that are merged, in order.
     pub(crate) fn tables(&self) -> impl Iterator<Item = (LevelNumber, &Rc<TableInfo>)> {
-        self.inputs.iter().flat_map(|input| match input {
-            Input::Memtable(_) => [].iter().map(|table| (LevelNumber(0), table)).collect(),
-            Input::Tables(level, tables) => {
-                tables.iter().map(|table| (*level, table)).collect::<Vec<_>>()
-            }
+        self.inputs.iter().flat_map(|input| {
+            let (level, tables) = match input {
+                Input::Memtable(_) => (LevelNumber(0), &[][..]),
+                Input::Tables(level, tables) => (*level, &tables[..]),
+            };
+            tables.iter().map(move |table| (level, table))
         })
     }
 
-    /// Work in input blocks.
+    /// Work in input blocks, at most.
     pub(crate) fn work(&self, config: &Config) -> u64 {
-        match self.kind {
-            Kind::Move => return 0,
-            Kind::Drop => return self.tables().map(|(_, table)| 1 + drop_reads(table)).sum(),
-            Kind::Merge { .. } => {}
+        if self.drops {
+            return self.tables().map(|(_, table)| 1 + drop_reads(table)).sum();
         }
-        let work = self.inputs.iter().map(|input| match input {
-            Input::Memtable(memtable) => memtable_work(config, memtable),
-            Input::Tables(_, tables) => {
-                tables.iter().map(|table| u64::from(table.value_blocks)).sum()
-            }
-        });
-        work.sum()
+        let tables: u64 = self.tables().map(|(_, table)| u64::from(table.value_blocks)).sum();
+        tables + self.memtable().map_or(0, |memtable| memtable_work(config, memtable))
     }
 
-    pub(crate) fn is_drop(&self) -> bool {
-        matches!(self.kind, Kind::Drop)
+    pub(crate) fn memtable(&self) -> Option<&Rc<Memtable>> {
+        match self.inputs.first() {
+            Some(Input::Memtable(memtable)) => Some(memtable),
+            _ => None,
+        }
     }
 
-    pub(crate) fn is_flush(&self) -> bool {
-        matches!(self.inputs[..], [Input::Memtable(_)])
+    /// Whether a table's keys reach beyond the slice.
+    pub(crate) fn cuts(&self, table: &TableInfo) -> bool {
+        self.behind.as_ref().is_some_and(|behind| table.key_max >= *behind)
     }
 
     /// Blocks that the output can take at most, with the blocks of a flush's large values.
     pub(crate) fn blocks_max(&self, config: &Config, overflow_blocks: u64) -> u64 {
-        if !matches!(self.kind, Kind::Merge { .. }) {
+        if self.drops {
             return 0;
         }
-        let mut bytes = 0;
-        let mut overflow = 0;
-        for input in &self.inputs {
-            match input {
-                Input::Memtable(memtable) => {
-                    bytes += memtable.bytes() as u64;
-                    overflow += overflow_blocks;
-                }
-                Input::Tables(_, tables) => {
-                    bytes += tables.iter().map(|table| table_bytes(table)).sum::<u64>();
-                }
-            }
-        }
-        values_blocks_max(config, bytes) + overflow
+        let bytes: u64 = self.tables().map(|(_, table)| table_bytes(table)).sum();
+        let cut = self.tables().filter(|(_, table)| self.cuts(table)).count() as u64;
+        let Some(memtable) = self.memtable() else {
+            let merged = if self.inputs.is_empty() { 0 } else { values_blocks_max(config, bytes) };
+            return merged + CUT_BLOCKS_MAX * cut;
+        };
+        let flushed = memtable.bytes() as u64;
+        // A run that cannot be read is left alone, and the memtable flushed without it.
+        let alone = if bytes == 0 { 0 } else { values_blocks_max(config, flushed) };
+        values_blocks_max(config, flushed + bytes) + alone + 2 * overflow_blocks
     }
 }
 
@@ -149,19 +176,33 @@ fn table_bytes(table: &TableInfo) -> u64 {
     table.value_bytes + table.entries * ENTRY_FRAMING_MAX
 }
 
-/// A level's size in blocks, index blocks included; level 0 has none of its own.
-pub(crate) fn level_blocks_max(config: &Config, level: LevelNumber) -> u64 {
-    assert!(level.0 > 0);
-    let memtable = config.memtable_bytes.div_ceil(u64::from(config.block_size)).max(1);
-    let growth = u64::from(config.growth_factor).pow(u32::from(level.0));
-    memtable.saturating_mul(growth)
+/// Value and index blocks for entries of so many bytes, at most. Every value block but a table's
+/// last is filled up to one longest entry; placing pages wastes at most a quarter of it; a table
+/// has at least one value block for its index block.
+fn values_blocks_max(config: &Config, bytes: u64) -> u64 {
+    3 * (bytes.div_ceil(block_fill_min(config)) + 1)
+}
+
+/// A table's name in sets: the address of its index block.
+pub(crate) fn key(index: BlockReference) -> u64 {
+    index.address.get()
+}
+
+/// Blocks of a full memtable.
+fn memtable_blocks(config: &Config) -> u64 {
+    config.memtable_bytes.div_ceil(u64::from(config.block_size)).max(1)
+}
+
+/// Runs of a level that make them due to become one run of the next.
+fn runs_max(config: &Config, level: LevelNumber) -> u64 {
+    u64::from(if level.0 == 0 { config.level0_runs_max } else { config.growth_factor })
 }
 
 /// What the plan of a bar looks at beside the tree itself.
 pub(crate) struct Setting<'a> {
     pub(crate) config: &'a Config,
-    /// Runs of level 0 that make its merge due.
-    pub(crate) level0_runs_max: usize,
+    /// The op at which the bar begins: the number of the run that is flushed.
+    pub(crate) op: u64,
     /// Tables with a corrupt block.
     pub(crate) quarantined: &'a BTreeSet<u64>,
     /// The generations that are dead as of the horizon.
@@ -181,6 +222,19 @@ impl Setting<'_> {
         let is_dead = |key| self.dead.is_dead(tree, key);
         self.short && (is_dead(&table.key_min) || is_dead(&table.key_max))
     }
+
+    fn is_quarantined(&self, table: &TableInfo) -> bool {
+        self.quarantined.contains(&key(table.index))
+    }
+}
+
+/// One tree at a bar's start.
+struct Plan<'p> {
+    setting: &'p Setting<'p>,
+    tree: Tree,
+    manifest: &'p Manifest,
+    /// Nothing was written in the bar before.
+    idle: bool,
 }
 
 /// The jobs of one tree for the bar that starts now.
@@ -190,223 +244,433 @@ pub(crate) fn bar(
     memtable: &Rc<Memtable>,
     manifest: &Manifest,
 ) -> Vec<Job> {
+    let plan = Plan { setting, tree, manifest, idle: memtable.is_empty() };
     let mut jobs = Vec::new();
-    let mut claimed = setting.quarantined.clone();
+    let groups = manifest.groups();
+    let all = plan.all_due(&groups);
+    let mut taken = None;
     if !memtable.is_empty() {
-        let inputs = vec![Input::Memtable(Rc::clone(memtable))];
-        let kind = Kind::Merge { below: below(manifest, None) };
-        jobs.push(Job { tree, inputs, level: LevelNumber(0), kind, reclaims: false });
+        taken = plan.small_run(memtable, &groups).filter(|_| all.is_none());
+        jobs.push(plan.flush(memtable, taken));
     }
-    let dropped = drop_dead(setting, tree, manifest, &claimed);
-    claimed.extend(dropped.iter().flat_map(Job::tables).map(|(_, table)| key(table.index)));
-    jobs.extend(dropped);
-    let upper = merge_level_0(setting, tree, manifest, &claimed);
-    let lower = (1..manifest.last().0).map(LevelNumber);
-    let mut push = |job: Option<Job>, claimed: &mut BTreeSet<u64>| {
-        let Some(job) = job else { return };
-        claimed.extend(job.tables().map(|(_, table)| key(table.index)));
-        jobs.push(job);
+    if let Some((group, reclaims)) = all {
+        let job = plan.slice(&group);
+        jobs.extend(job.map(|job| Job { reclaims, ..job }));
+    } else {
+        let due = plan.due(&groups, taken.map(|run| run.number));
+        jobs.extend(groups.iter().chain(&due).filter_map(|group| plan.slice(group)));
+    }
+    let dropped = plan.drop_dead();
+    let gone: BTreeSet<u64> =
+        dropped.iter().flat_map(Job::tables).map(|(_, table)| key(table.index)).collect();
+    // What goes is not merged; a merge that wanted it has less to do a bar later.
+    let merges = |job: &Job| {
+        let moves = job.moves.iter().map(|(level, table)| (*level, table));
+        job.tables().chain(moves).any(|(_, table)| gone.contains(&key(table.index)))
     };
-    push(upper, &mut claimed);
-    for level in lower {
-        let job = merge_level(setting, tree, manifest, level, &claimed)
-            .or_else(|| reclaim(setting, tree, manifest, level, &claimed));
-        push(job, &mut claimed);
+    jobs.retain(|job| job.memtable().is_some() || !merges(job));
+    jobs.extend(dropped);
+    let busy = !gone.is_empty() || jobs.iter().any(|job| job.level == manifest.last_number());
+    if !busy {
+        jobs.extend(plan.reclaim_last());
     }
-    push(reclaim(setting, tree, manifest, manifest.last(), &claimed), &mut claimed);
     jobs
 }
 
-/// Value and index blocks for entries of so many bytes, at most. Every value block but a table's
-/// last is filled up to one longest entry; placing pages wastes at most a quarter of it; a table
-/// has at least one value block for its index block.
-fn values_blocks_max(config: &Config, bytes: u64) -> u64 {
-    3 * (bytes.div_ceil(block_fill_min(config)) + 1)
-}
-
-/// A table's name in sets: the address of its index block.
-pub(crate) fn key(index: BlockReference) -> u64 {
-    index.address.get()
-}
-
-/// Drops tables that hold nothing but keys of dead generations.
-fn drop_dead(
-    setting: &Setting<'_>,
-    tree: Tree,
-    manifest: &Manifest,
-    claimed: &BTreeSet<u64>,
-) -> Option<Job> {
-    let dead = |(_, table): &(LevelNumber, &Rc<TableInfo>)| {
-        setting.dead.are_all_dead(tree, &table.key_min, &table.key_max)
-            && !claimed.contains(&key(table.index))
-    };
-    let tables = manifest.tables().filter(dead).take(DROPPED_MAX);
-    let inputs: Vec<Input> =
-        tables.map(|(level, table)| Input::Tables(level, vec![Rc::clone(table)])).collect();
-    let (level, kind) = (LevelNumber(0), Kind::Drop);
-    (!inputs.is_empty()).then_some(Job { tree, inputs, level, kind, reclaims: false })
-}
-
-/// Merges all of level 0 into level 1, once it has enough runs, or gives back space that is short.
-fn merge_level_0(
-    setting: &Setting<'_>,
-    tree: Tree,
-    manifest: &Manifest,
-    claimed: &BTreeSet<u64>,
-) -> Option<Job> {
-    let reclaims = manifest.runs().len() < setting.level0_runs_max;
-    let mut tables = manifest.runs().iter().flat_map(Level::tables);
-    if reclaims && !tables.any(|table| setting.gives_back(tree, table)) {
-        return None;
+impl<'p> Plan<'p> {
+    /// The newest run, if it is so small beside the memtable that it is flushed with it.
+    fn small_run(&self, memtable: &Memtable, groups: &[Group<'_>]) -> Option<&'p Run> {
+        let run = self.manifest.runs().first().filter(|run| run.level == LevelNumber(0))?;
+        let work = memtable_work(self.setting.config, memtable);
+        let blocks = run.tables.blocks();
+        let small =
+            blocks <= 2 * work + 2 && blocks + work <= memtable_blocks(self.setting.config) / 2;
+        let grouped = groups.iter().any(|group| run.number <= group.number);
+        let readable = !run.tables.tables().iter().any(|table| self.setting.is_quarantined(table));
+        let dead = run.tables.tables().iter().any(|table| self.is_all_dead(table));
+        (small && !grouped && readable && !dead).then_some(run)
     }
-    // The oldest ones: a merge holds two blocks of each.
-    let newer = manifest.runs().len().saturating_sub(setting.level0_runs_max);
-    let runs: Vec<&[Rc<TableInfo>]> =
-        manifest.runs().iter().skip(newer).map(Level::tables).collect();
-    let key_min = runs.iter().map(|run| &run[0].key_min).min()?;
-    let key_max = runs.iter().map(|run| &run[run.len() - 1].key_max).max()?;
-    let target = manifest.level(LevelNumber(1));
-    let overlapped = &target.tables()[target.overlap_whole(key_min, key_max)];
-    let mut inputs: Vec<Input> =
-        runs.iter().map(|run| Input::Tables(LevelNumber(0), run.to_vec())).collect();
-    if !overlapped.is_empty() {
-        inputs.push(Input::Tables(LevelNumber(1), overlapped.to_vec()));
-    }
-    let job = job(tree, manifest, LevelNumber(1), inputs, claimed)?;
-    Some(Job { reclaims, ..job })
-}
 
-/// Merges the first table of a level that gives back space into the next level; in the deepest one
-/// it is rewritten where it is.
-fn reclaim(
-    setting: &Setting<'_>,
-    tree: Tree,
-    manifest: &Manifest,
-    number: LevelNumber,
-    claimed: &BTreeSet<u64>,
-) -> Option<Job> {
-    let is_last = number == manifest.last();
-    let level = manifest.level(number);
-    let gives_back = |table: &&Rc<TableInfo>| match is_last {
-        true => setting.has_dead(tree, table),
-        false => setting.gives_back(tree, table),
-    };
-    level.tables().iter().filter(gives_back).find_map(|table| {
-        let window = &level.tables()[level.overlap_whole(&table.key_min, &table.key_max)];
-        let mut inputs = vec![Input::Tables(number, window.to_vec())];
-        let mut output = number;
-        if !is_last {
-            output = LevelNumber(number.0 + 1);
-            let target = manifest.level(output);
-            let (first, last) = (&window[0], &window[window.len() - 1]);
-            let overlapped = target.overlap_whole(&first.key_min, &last.key_max);
-            if !overlapped.is_empty() {
-                inputs.push(Input::Tables(output, target.tables()[overlapped].to_vec()));
+    /// The flush of the memtable, with a small run of before.
+    fn flush(&self, memtable: &Rc<Memtable>, taken: Option<&Run>) -> Job {
+        let mut inputs = vec![Input::Memtable(Rc::clone(memtable))];
+        let older = taken.map_or(self.setting.op, |run| run.number);
+        if let Some(run) = taken {
+            inputs.push(Input::Tables(run.level, run.tables.tables().to_vec()));
+        }
+        Job {
+            tree: self.tree,
+            inputs,
+            moves: Vec::new(),
+            level: LevelNumber(0),
+            run: self.setting.op,
+            behind: None,
+            splits: Vec::new(),
+            below: self.below(older),
+            reclaims: false,
+            drops: false,
+        }
+    }
+
+    /// Everything older than a run.
+    fn below(&self, number: u64) -> Below {
+        let older = self.manifest.runs().iter().filter(|run| run.number < number);
+        let older = older.map(|run| run.tables.clone());
+        Below::new(older.chain([self.manifest.last().clone()]))
+    }
+
+    /// All runs on their way into the last level, if that is due for what it gives back; and
+    /// whether that is only for space that is short.
+    fn all_due(&self, groups: &[Group<'_>]) -> Option<(Group<'p>, bool)> {
+        let (manifest, last) = (self.manifest, self.manifest.last_number());
+        if manifest.runs().is_empty() || groups.iter().any(|group| group.level == last) {
+            return None;
+        }
+        let dead = self.dead_percent();
+        let regular = if self.idle { DEAD_PERCENT_IDLE } else { DEAD_PERCENT };
+        let reclaims = dead < regular;
+        let tables = || manifest.runs().iter().flat_map(|run| run.tables.tables());
+        let for_space = || {
+            self.setting.short
+                && (dead >= DEAD_PERCENT_SHORT
+                    || tables().any(|table| self.setting.gives_back(self.tree, table)))
+        };
+        if reclaims && !for_space() {
+            return None;
+        }
+        // The oldest ones: a merge holds two blocks of each.
+        let newer = manifest.runs().len().saturating_sub(GROUP_RUNS_MAX);
+        let runs: Vec<&Run> = manifest.runs()[newer..].iter().collect();
+        Some((Group { number: runs[0].number, runs, level: last }, reclaims))
+    }
+
+    /// The share of entries that are dead. Without a sample large enough to say, all that the runs
+    /// hold beside the last level may be.
+    fn dead_percent(&self) -> u64 {
+        self.manifest.census().dead_percent().unwrap_or_else(|| {
+            let (upper, last) = (self.manifest.upper_blocks(), self.manifest.last().blocks());
+            // Without a last level there is nothing to be superseded there.
+            if last == 0 { 0 } else { upper * 100 / (upper + last) }
+        })
+    }
+
+    /// The runs of a level that are whole and not on their way; a run that is flushed again is not
+    /// one of them.
+    fn whole<'a>(
+        &self,
+        level: LevelNumber,
+        groups: &'a [Group<'_>],
+        taken: Option<u64>,
+    ) -> impl Iterator<Item = &'p Run> + use<'a, 'p> {
+        let grouped = move |run: &&Run| {
+            groups.iter().any(|group| {
+                let becomes = group.level == run.level && group.number == run.number;
+                let is_of = |other: &&Run| (other.number, other.level) == (run.number, run.level);
+                becomes || group.runs.iter().any(is_of)
+            })
+        };
+        let manifest = self.manifest;
+        let runs = manifest.runs_of(level).filter(move |run| Some(run.number) != taken);
+        runs.filter(move |run| !grouped(run))
+    }
+
+    /// Groups that begin now: levels that have as many runs as they may have.
+    fn due(&self, groups: &[Group<'_>], taken: Option<u64>) -> Vec<Group<'p>> {
+        let last = self.manifest.last_number();
+        let mut due = Vec::new();
+        for level in (0..last.0).map(LevelNumber) {
+            let leaving =
+                groups.iter().any(|group| group.runs.iter().any(|run| run.level == level));
+            let runs: Vec<&Run> = self.whole(level, groups, taken).collect();
+            if leaving || (runs.len() as u64) < runs_max(self.setting.config, level) {
+                continue;
+            }
+            // The oldest ones: a merge holds two blocks of each.
+            let runs = runs[runs.len().saturating_sub(GROUP_RUNS_MAX)..].to_vec();
+            let (next, number) = (LevelNumber(level.0 + 1), runs[0].number);
+            let mut group = Group { runs, level: next, number };
+            let between = self.manifest.runs().iter().any(|run| run.level > level);
+            if !between && 2 * self.manifest.last().blocks() <= group.blocks() {
+                group.level = last;
+            }
+            let full = groups.iter().any(|group| group.level == last);
+            if group.level < last || !full {
+                due.push(group);
             }
         }
-        let job = job(tree, manifest, output, inputs, claimed)?;
-        Some(Job { reclaims: true, ..job })
-    })
-}
+        due
+    }
 
-/// Merges the best window of a level into the next one, if the level is over its size.
-fn merge_level(
-    setting: &Setting<'_>,
-    tree: Tree,
-    manifest: &Manifest,
-    number: LevelNumber,
-    claimed: &BTreeSet<u64>,
-) -> Option<Job> {
-    let level = manifest.level(number);
-    let excess = level.blocks().checked_sub(level_blocks_max(setting.config, number))?;
-    if excess == 0 {
-        return None;
+    /// The next slice of a group; none if a corrupt table is in its way.
+    fn slice(&self, group: &Group<'_>) -> Option<Job> {
+        let (manifest, last) = (self.manifest, self.manifest.last_number());
+        let nothing = Level::default();
+        let target = if group.level == last { manifest.last() } else { &nothing };
+        let window = self.window(group, target)?;
+        let mut inputs = Vec::new();
+        let mut moves = Vec::new();
+        let mut met = BTreeSet::new();
+        for (run, tables) in group.runs.iter().zip(&window.tables) {
+            let mut merged = Vec::new();
+            for table in &run.tables.tables()[tables.clone()] {
+                if self.moves(group, &window, target, table) {
+                    moves.push((run.level, Rc::clone(table)));
+                    continue;
+                }
+                met.extend(window.below(target, table));
+                merged.push(Rc::clone(table));
+            }
+            if !merged.is_empty() {
+                inputs.push(Input::Tables(run.level, merged));
+            }
+        }
+        let mut splits: Vec<Box<[u8]>> =
+            moves.iter().map(|(_, table)| table.key_min.clone()).collect();
+        splits.extend(gaps(target, &met, &inputs));
+        splits.sort_unstable();
+        let met: Vec<Rc<TableInfo>> =
+            met.into_iter().map(|number| Rc::clone(&target.tables()[number])).collect();
+        if met.iter().any(|table| self.setting.is_quarantined(table)) {
+            return None;
+        }
+        if !met.is_empty() {
+            inputs.push(Input::Tables(last, met));
+        }
+        let oldest = group.runs.last().map_or(group.number, |run| run.number);
+        let below = match group.level == last {
+            true => Below::default(),
+            false => self.below(oldest),
+        };
+        let behind = window.behind.filter(|_| !inputs.is_empty());
+        let (tree, level, run) = (self.tree, group.level, group.number);
+        Some(Job {
+            tree,
+            inputs,
+            moves,
+            level,
+            run,
+            behind,
+            splits,
+            below,
+            reclaims: false,
+            drops: false,
+        })
     }
-    let next = LevelNumber(number.0 + 1);
-    let target = manifest.level(next);
-    let free = |table: &TableInfo| !claimed.contains(&key(table.index));
-    let window = &level.tables()[level.choose(target, excess, free)?];
-    let (first, last) = (&window[0], &window[window.len() - 1]);
-    let overlapped = &target.tables()[target.overlap_whole(&first.key_min, &last.key_max)];
-    let mut inputs = vec![Input::Tables(number, window.to_vec())];
-    if !overlapped.is_empty() {
-        inputs.push(Input::Tables(next, overlapped.to_vec()));
-    }
-    job(tree, manifest, next, inputs, claimed)
-}
 
-/// A job of tables: a move if they overlap neither each other nor anything in the target level.
-fn job(
-    tree: Tree,
-    manifest: &Manifest,
-    level: LevelNumber,
-    inputs: Vec<Input>,
-    claimed: &BTreeSet<u64>,
-) -> Option<Job> {
-    let below = below(manifest, Some(level));
-    let mut job = Job { tree, inputs, level, kind: Kind::Merge { below }, reclaims: false };
-    if job.tables().any(|(_, table)| claimed.contains(&key(table.index))) {
-        return None;
+    /// The tables of the next slice.
+    fn window(&self, group: &Group<'_>, target: &Level) -> Option<Window> {
+        let runs: Vec<&[Rc<TableInfo>]> =
+            group.runs.iter().map(|run| run.tables.tables()).collect();
+        let first = runs.iter().map(|tables| &tables[0].key_min).min()?;
+        let mut ends = vec![0; runs.len()];
+        let mut below = target.tables().partition_point(|table| table.key_max < *first);
+        let (mut work, pace) = (0, self.pace(group));
+        // The largest keys of what is in the window.
+        let (mut key_max, mut below_max): (Option<&[u8]>, Option<&[u8]>) = (None, None);
+        let behind = loop {
+            let heads = runs.iter().zip(&ends).enumerate();
+            let next = heads
+                .filter_map(|(run, (tables, end))| Some((&tables.get(*end)?.key_min[..], run)))
+                .min();
+            let Some((key, run)) = next else { break None };
+            let begun = target.tables().get(below).filter(|table| table.key_min[..] <= *key);
+            if let Some(table) = begun {
+                if key_max.is_some_and(|max| max >= &table.key_min[..]) {
+                    let can_end = below_max.is_none_or(|max| max < &table.key_min[..]);
+                    let bad = self.setting.is_quarantined(table);
+                    if can_end && (work >= pace || bad) {
+                        break Some(table.key_min.clone());
+                    }
+                    if bad {
+                        return None;
+                    }
+                    work += u64::from(table.value_blocks);
+                    below_max = Some(&table.key_max);
+                    below += 1;
+                    continue;
+                }
+                // Before all that is left of the group, or first met by what comes next.
+                if table.key_max[..] < *key {
+                    below += 1;
+                    continue;
+                }
+            }
+            let table = &runs[run][ends[run]];
+            let can_end = key_max.is_some() && below_max.is_none_or(|max| max < key);
+            if self.setting.is_quarantined(table) && !can_end {
+                return None;
+            }
+            if can_end && (work >= pace || self.setting.is_quarantined(table)) {
+                break Some(Box::from(key));
+            }
+            ends[run] += 1;
+            work += u64::from(table.value_blocks);
+            key_max = key_max.max(Some(&table.key_max));
+        };
+        let tables = ends.into_iter().map(|end| 0..end).collect();
+        Some(Window { tables, behind })
     }
-    if can_move(&job, manifest) {
-        job.kind = Kind::Move;
-    }
-    Some(job)
-}
 
-fn can_move(job: &Job, manifest: &Manifest) -> bool {
-    let mut tables: Vec<&Rc<TableInfo>> = Vec::new();
-    for (level, table) in job.tables() {
-        // A rewrite at the bottom of what there is drops tombstones; a move would keep them.
-        let drops = table.tombstones > 0 && !covered_below(manifest, job.level, table);
-        if level == job.level || drops {
+    /// Whether a table changes level as it is: nothing of its group or of the target meets it, and
+    /// a merge would drop nothing of it.
+    fn moves(&self, group: &Group<'_>, window: &Window, target: &Level, table: &TableInfo) -> bool {
+        if window.cuts(table) || self.setting.gives_back(self.tree, table) {
             return false;
         }
-        tables.push(table);
-    }
-    tables.sort_by(|a, b| a.key_min.cmp(&b.key_min));
-    tables.windows(2).all(|pair| pair[0].key_max < pair[1].key_min || same_run(pair[0], pair[1]))
-}
-
-/// Neighbours of one run may share a bound; tables of different runs may not.
-fn same_run(a: &TableInfo, b: &TableInfo) -> bool {
-    a.op == b.op && a.key_max == b.key_min
-}
-
-fn covered_below(manifest: &Manifest, level: LevelNumber, table: &TableInfo) -> bool {
-    (level.0 + 1..=manifest.last().0).any(|deeper| {
-        !manifest.level(LevelNumber(deeper)).overlap(&table.key_min, &table.key_max).is_empty()
-    })
-}
-
-/// Every sorted run that lies below an output: all of them for a flush.
-fn below(manifest: &Manifest, output: Option<LevelNumber>) -> Below {
-    let deeper = manifest.sorted_runs().filter(|(level, _)| output.is_none_or(|out| *level > out));
-    Below::new(deeper.map(|(_, level)| level.tables().to_vec()).collect())
-}
-
-/// Blocks that the jobs of the next `bars` bars write at most, for a tree that looks like this one.
-///
-/// What arrives in a level in that time is what the bars flush, and what level 0 holds back. Level
-/// 0 is merged with all of level 1 once in so many bars. A deeper level gives away what it has too
-/// much, rewriting at most twice its fair share of the level below: the window with the least
-/// overlap has no more than the average, bounds aside.
-pub(crate) fn bars_blocks_max(config: &Config, bars: u64, manifest: &Manifest) -> u64 {
-    let runs = u64::from(config.level0_runs_max);
-    let flush = 2 * (config.memtable_bytes.div_ceil(block_fill_min(config)) + 1);
-    let arriving = flush * (bars + runs) + manifest.blocks(LevelNumber(0));
-    let merges = bars.div_ceil(runs) + 1;
-    let mut blocks = flush * bars + arriving + merges * manifest.blocks(LevelNumber(1));
-    for level in (1..manifest.last().0).map(LevelNumber) {
-        let live = manifest.blocks(level);
-        if live + arriving <= level_blocks_max(config, level) {
-            continue;
+        let (min, max) = (&table.key_min[..], &table.key_max[..]);
+        // Of its own run it meets itself.
+        let met: usize = group.runs.iter().map(|run| run.tables.overlap(min, max).len()).sum();
+        if met > 1 || !target.overlap(min, max).is_empty() {
+            return false;
         }
-        let below = manifest.blocks(LevelNumber(level.0 + 1));
-        let fair = arriving * (1 + 2 * u64::from(config.growth_factor));
-        blocks += fair.min(bars * (arriving + live + below));
+        let below = || {
+            let runs = self.manifest.runs().iter().filter(|run| run.number < group.number);
+            let mut older = runs.map(|run| &run.tables).chain([self.manifest.last()]);
+            older.any(|run| {
+                run.tables()[run.overlap(min, max)].iter().any(|other| other.index != table.index)
+            })
+        };
+        table.tombstones == 0 || below()
     }
-    blocks
+
+    /// Input blocks of a group's next slice: what makes it be there before the next one is due, in
+    /// equal parts, with as much time to spare.
+    fn pace(&self, group: &Group<'_>) -> u64 {
+        let (config, manifest) = (self.setting.config, self.manifest);
+        let memtable = memtable_blocks(config);
+        let from = group.runs.iter().map(|run| run.level).max().unwrap_or(LevelNumber(0));
+        let newer = manifest.runs_of(from).filter(|run| run.number > group.number).count() as u64;
+        let period: u64 = (0..from.0).map(|level| runs_max(config, LevelNumber(level))).product();
+        let mut bars = runs_max(config, from).saturating_sub(newer) * period;
+        let mut remaining = group.blocks();
+        if group.level == manifest.last_number() {
+            let last = manifest.last();
+            let firsts = group.runs.iter().filter_map(|run| run.tables.tables().first());
+            let lasts = group.runs.iter().filter_map(|run| run.tables.tables().last());
+            let first = firsts.map(|table| &table.key_min).min();
+            let key_max = lasts.map(|table| &table.key_max).max();
+            if let (Some(first), Some(key_max)) = (first, key_max) {
+                let met = last.overlap(first, key_max).len() as u64;
+                remaining += last.blocks() * met / (last.tables().len() as u64).max(1);
+            }
+            if self.dead_percent() * 2 > DEAD_PERCENT {
+                // Garbage comes in with every bar: before it is a third of what is stored again.
+                let runs = manifest.runs().iter().filter(|run| run.number > group.number);
+                let newer: u64 = runs.map(|run| run.tables.blocks()).sum();
+                let stored = group.blocks() + last.blocks();
+                bars = bars.min((stored / 3).saturating_sub(newer) / memtable);
+            }
+        }
+        let least = SLICE_BLOCKS_PER_RUN * group.runs.len() as u64;
+        let least = least.max(if self.idle { 4 * memtable } else { memtable });
+        remaining.div_ceil((bars / 2).max(1)).max(least)
+    }
+
+    fn is_all_dead(&self, table: &TableInfo) -> bool {
+        self.setting.dead.are_all_dead(self.tree, &table.key_min, &table.key_max)
+    }
+
+    /// Drops tables that hold nothing but keys of dead generations.
+    fn drop_dead(&self) -> Option<Job> {
+        if self.setting.dead.is_empty() {
+            return None;
+        }
+        let dead = |(_, table): &(LevelNumber, &Rc<TableInfo>)| {
+            self.is_all_dead(table) && !self.setting.is_quarantined(table)
+        };
+        let tables = self.manifest.tables().filter(dead).take(DROPPED_MAX);
+        let inputs: Vec<Input> =
+            tables.map(|(level, table)| Input::Tables(level, vec![Rc::clone(table)])).collect();
+        (!inputs.is_empty()).then_some(Job {
+            tree: self.tree,
+            inputs,
+            moves: Vec::new(),
+            level: LevelNumber(0),
+            run: 0,
+            behind: None,
+            splits: Vec::new(),
+            below: Below::default(),
+            reclaims: false,
+            drops: true,
+        })
+    }
+
+    /// Short of space: rewrites the first table of the last level that holds dead keys where it is.
+    fn reclaim_last(&self) -> Option<Job> {
+        if !self.setting.short {
+            return None;
+        }
+        let (last, level) = (self.manifest.last(), self.manifest.last_number());
+        let has_dead = |table: &&Rc<TableInfo>| self.setting.has_dead(self.tree, table);
+        last.tables().iter().filter(has_dead).find_map(|table| {
+            let window = last.overlap_whole(&table.key_min, &table.key_max);
+            let window = last.tables()[window].to_vec();
+            if window.iter().any(|table| self.setting.is_quarantined(table)) {
+                return None;
+            }
+            Some(Job {
+                tree: self.tree,
+                inputs: vec![Input::Tables(level, window)],
+                moves: Vec::new(),
+                level,
+                run: self.manifest.last_run(),
+                behind: None,
+                splits: Vec::new(),
+                below: Below::default(),
+                reclaims: true,
+                drops: false,
+            })
+        })
+    }
+}
+
+/// The first key of each stretch of tables that no input meets and that outputs could span.
+fn gaps(target: &Level, met: &BTreeSet<usize>, inputs: &[Input]) -> Vec<Box<[u8]>> {
+    let tables = inputs.iter().flat_map(|input| match input {
+        Input::Memtable(_) => &[][..],
+        Input::Tables(_, tables) => &tables[..],
+    });
+    let Some(first) = tables.map(|table| &table.key_min).min() else { return Vec::new() };
+    let start = target.tables().partition_point(|table| table.key_max < *first);
+    let begins = std::iter::once(start).chain(met.iter().map(|number| number + 1));
+    let begins = begins.filter(|number| !met.contains(number));
+    begins.filter_map(|number| Some(target.tables().get(number)?.key_min.clone())).collect()
+}
+
+/// A stretch of the key space: per run of a group the tables that begin in it.
+struct Window {
+    tables: Vec<Range<usize>>,
+    behind: Option<Box<[u8]>>,
+}
+
+impl Window {
+    fn cuts(&self, table: &TableInfo) -> bool {
+        self.behind.as_ref().is_some_and(|behind| table.key_max >= *behind)
+    }
+
+    /// The tables of the target that a table of the group meets within the window, and those that
+    /// continue their bounds' versions.
+    fn below(&self, target: &Level, table: &TableInfo) -> Range<usize> {
+        let mut range = target.overlap_whole(&table.key_min, &table.key_max);
+        let ends = |number: usize| {
+            let begins = &target.tables()[number].key_min;
+            self.behind.as_ref().is_some_and(|behind| begins >= behind)
+        };
+        while !range.is_empty() && ends(range.end - 1) {
+            range.end -= 1;
+        }
+        range
+    }
+}
+
+/// Blocks that the jobs of the next `bars` bars write, for a tree that looks like this one: what
+/// they flush, and what is there already, on its way through two levels into the last, which is
+/// rewritten for it as often as the share of dead entries asks.
+pub(crate) fn bars_blocks_max(config: &Config, bars: u64, manifest: &Manifest) -> u64 {
+    let flush = 2 * (config.memtable_bytes.div_ceil(block_fill_min(config)) + 1);
+    let arriving = flush * bars + manifest.upper_blocks();
+    let rewritten = manifest.last().blocks().min(arriving * (100 / DEAD_PERCENT));
+    flush * bars + 2 * arriving + rewritten
 }
 
 /// Blocks that the flush of a memtable of so many bytes can take at most. A byte stands in a value

@@ -1,9 +1,13 @@
-//! One sorted input of a merge: a memtable, or the tables of one run, read block by block.
+//! One sorted input of a merge: a memtable, or tables of one run, read block by block.
 //!
 //! A stream owns its place and what it reads; at any time it holds at most the block it walks and
 //! the next one, which is being read meanwhile. Before it reads a block it takes a unit of the
 //! budget, so paying stops and resumes between blocks. Entries are handed out as slices of the
 //! block or of the memtable.
+//!
+//! Which blocks are read at all is known beforehand ([`super::blocks`]): a stream may also stand at
+//! a whole block that goes into the output as it is, and it ends before the blocks that stay in
+//! their run ([`TableStream::into_rest`]).
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -15,7 +19,7 @@ use super::job::Corrupt;
 use super::plan::memtable_work;
 use crate::block::{Block, BlockAddress, BlockReference, BlockType};
 use crate::config::Config;
-use crate::entry::EntryRef;
+use crate::entry::{EntryRef, Position};
 use crate::grid::{Class, Grid, ReadError};
 use crate::memtable::{Cursor, Memtable};
 use crate::table::{BlockCursor, TableInfo};
@@ -26,31 +30,47 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// The entry the stream stands at; none at its end.
+    /// The entry the stream stands at; none at its end, or at a whole block.
     #[inline]
     pub(crate) fn entry(&self) -> Option<EntryRef<'_>> {
         match self {
             Stream::Memtable(stream) => stream.memtable.entry(stream.cursor),
-            Stream::Tables(stream) => stream.cursor.as_ref().map(BlockCursor::entry),
+            Stream::Tables(stream) => stream.standing()?.cursor.as_ref().map(BlockCursor::entry),
         }
     }
 
-    /// Goes to the next entry; the first call goes to the first.
+    /// Where the stream stands: before what it gives next; none at its end.
+    #[inline]
+    pub(crate) fn position(&self) -> Option<Position<'_>> {
+        match self {
+            Stream::Memtable(stream) => {
+                let entry = stream.memtable.entry(stream.cursor)?;
+                Some(Position { key: entry.key, version: entry.version })
+            }
+            Stream::Tables(stream) => stream.position(),
+        }
+    }
+
+    /// The whole block the stream stands at.
+    pub(crate) fn whole(&self) -> Option<&Whole> {
+        match self {
+            Stream::Memtable(_) => None,
+            Stream::Tables(stream) => stream.whole.as_ref(),
+        }
+    }
+
+    /// Goes to the next entry or whole block; the first call goes to the first.
+    #[inline]
     pub(crate) async fn advance(&mut self, budget: &Budget) -> Result<(), Corrupt> {
         match self {
             Stream::Memtable(stream) => {
                 stream.advance(budget).await;
                 Ok(())
             }
-            Stream::Tables(stream) => stream.advance(budget).await,
-        }
-    }
-
-    /// The blocks of all input tables, index blocks last of each; complete at the stream's end.
-    pub(crate) fn into_blocks(self) -> Vec<BlockAddress> {
-        match self {
-            Stream::Memtable(_) => Vec::new(),
-            Stream::Tables(stream) => stream.blocks,
+            Stream::Tables(stream) => {
+                // Nearly always: no block ends, and nothing is waited for.
+                if stream.step()? { Ok(()) } else { stream.advance(budget).await }
+            }
         }
     }
 }
@@ -117,17 +137,47 @@ impl MemtableStream {
     }
 }
 
-/// Walks the tables of one run.
+/// What a stream does with a block of its tables.
+#[derive(Debug)]
+pub(crate) struct Step {
+    pub(crate) table: Rc<TableInfo>,
+    pub(crate) reference: BlockReference,
+    /// Set if the block is not read but goes into the output as it is.
+    pub(crate) whole: Option<Whole>,
+}
+
+/// A block that goes into the output as it is.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    pub(crate) table: Rc<TableInfo>,
+    /// Its number in the table.
+    pub(crate) number: usize,
+    /// The separator before it, and the one behind; none behind the table's last block.
+    pub(crate) first: Box<[u8]>,
+    pub(crate) behind: Option<Box<[u8]>>,
+}
+
+/// What of a stream's table stays in its run.
+pub(crate) struct Rest {
+    /// Stands at the first entry that stays, in the block that was cut, if one was.
+    pub(crate) cursor: Option<BlockCursor>,
+    /// Blocks that stay as they are.
+    pub(crate) blocks: Vec<Whole>,
+}
+
+/// Walks tables of one run.
 pub(crate) struct TableStream {
     grid: Rc<Grid>,
-    tables: VecDeque<Rc<TableInfo>>,
-    /// The table being read: its value blocks that are not asked for yet.
-    table: Option<Rc<TableInfo>>,
-    ahead: VecDeque<BlockReference>,
+    steps: VecDeque<Step>,
+    /// Keys from here on stay where they are.
+    behind: Option<Box<[u8]>>,
+    rest: Vec<Whole>,
     reading: Option<Reading>,
     cursor: Option<BlockCursor>,
     walked: Option<Rc<TableInfo>>,
-    blocks: Vec<BlockAddress>,
+    whole: Option<Whole>,
+    /// Whether the cursor stands at an entry that stays.
+    ended: bool,
 }
 
 struct Reading {
@@ -136,33 +186,77 @@ struct Reading {
 }
 
 impl TableStream {
-    pub(crate) fn new(grid: Rc<Grid>, tables: &[Rc<TableInfo>]) -> TableStream {
+    pub(crate) fn new(
+        grid: Rc<Grid>,
+        steps: VecDeque<Step>,
+        behind: Option<Box<[u8]>>,
+        rest: Vec<Whole>,
+    ) -> TableStream {
         TableStream {
             grid,
-            tables: tables.iter().cloned().collect(),
-            table: None,
-            ahead: VecDeque::new(),
+            steps,
+            behind,
+            rest,
             reading: None,
             cursor: None,
             walked: None,
-            blocks: Vec::new(),
+            whole: None,
+            ended: false,
+        }
+    }
+
+    /// What stays, once the stream is at its end.
+    pub(crate) fn into_rest(self) -> Rest {
+        let cursor = self.cursor.filter(|_| self.ended);
+        Rest { cursor, blocks: self.rest }
+    }
+
+    fn standing(&self) -> Option<&TableStream> {
+        (!self.ended && self.whole.is_none()).then_some(self)
+    }
+
+    fn position(&self) -> Option<Position<'_>> {
+        match &self.whole {
+            Some(whole) => Some(Position { key: &whole.first, version: u64::MAX }),
+            None => self.standing()?.cursor.as_ref().map(BlockCursor::position),
+        }
+    }
+
+    /// Goes to the next entry of the block; false if there is none.
+    #[inline]
+    fn step(&mut self) -> Result<bool, Corrupt> {
+        let Some(cursor) = &mut self.cursor else { return Ok(false) };
+        match cursor.next() {
+            Ok(true) => {
+                let behind = self.behind.as_deref();
+                self.ended = behind.is_some_and(|behind| cursor.position().key >= behind);
+                Ok(true)
+            }
+            Ok(false) => {
+                self.cursor = None;
+                Ok(false)
+            }
+            Err(fault) => {
+                let block = cursor.block().header().address;
+                let table = self.walked.take().expect("a cursor walks a table");
+                Err(Corrupt { table, block, fault })
+            }
         }
     }
 
     async fn advance(&mut self, budget: &Budget) -> Result<(), Corrupt> {
+        self.whole = None;
         loop {
-            if let Some(cursor) = &mut self.cursor {
-                match cursor.next() {
-                    Ok(true) => return Ok(()),
-                    Ok(false) => self.cursor = None,
-                    Err(fault) => {
-                        let block = cursor.block().header().address;
-                        let table = self.walked.take().expect("a cursor walks a table");
-                        return Err(Corrupt { table, block, fault });
-                    }
-                }
+            if self.step()? {
+                return Ok(());
             }
-            self.read_ahead(budget).await?;
+            if self.reading.is_none()
+                && let Some(step) = self.steps.pop_front_if(|step| step.whole.is_some())
+            {
+                self.whole = step.whole;
+                return Ok(());
+            }
+            self.read_ahead(budget).await;
             let Some(Reading { table, task }) = self.reading.take() else { return Ok(()) };
             let block = match task.await {
                 Ok(block) => block,
@@ -174,44 +268,28 @@ impl TableStream {
                 Err(fault) => return Err(Corrupt { table, block: address, fault }),
             }
             self.walked = Some(table);
-            self.read_ahead(budget).await?;
+            self.read_ahead(budget).await;
             ioring::yield_now().await;
         }
     }
 
-    /// Starts reading the next block, unless one is being read or there is none.
-    async fn read_ahead(&mut self, budget: &Budget) -> Result<(), Corrupt> {
+    /// Starts reading the next block, unless one is being read or none is to be read next.
+    async fn read_ahead(&mut self, budget: &Budget) {
         if self.reading.is_some() {
-            return Ok(());
+            return;
         }
-        while self.ahead.is_empty() {
-            let Some(table) = self.tables.pop_front() else { return Ok(()) };
-            self.open(table).await?;
-        }
-        let Some(reference) = self.ahead.pop_front() else { return Ok(()) };
-        let table = self.table.clone().expect("value blocks are those of a table");
+        let Some(step) = self.steps.pop_front_if(|step| step.whole.is_none()) else { return };
         budget.take().await;
         let grid = Rc::clone(&self.grid);
         let task = ioring::spawn(ioring::Queue::Background, "compaction read", async move {
-            grid.read_block(&reference, BlockType::Value, Class::Background).await
+            grid.read_block(&step.reference, BlockType::Value, Class::Background).await
         });
-        self.reading = Some(Reading { table, task });
-        Ok(())
+        self.reading = Some(Reading { table: step.table, task });
     }
 
-    async fn open(&mut self, table: Rc<TableInfo>) -> Result<(), Corrupt> {
-        let handle = match self.grid.read_index(&table, Class::Background).await {
-            Ok(handle) => handle,
-            Err(error) => return Err(Corrupt::new(table, error)),
-        };
-        let index = handle.index();
-        for number in 0..index.block_count() {
-            let reference = index.block(number).reference;
-            self.blocks.push(reference.address);
-            self.ahead.push_back(reference);
-        }
-        self.blocks.push(table.index.address);
-        self.table = Some(table);
-        Ok(())
+    /// Value blocks that will not be needed any more.
+    pub(crate) fn blocks(steps: &VecDeque<Step>) -> impl Iterator<Item = BlockAddress> + '_ {
+        let read = steps.iter().filter(|step| step.whole.is_none());
+        read.map(|step| step.reference.address)
     }
 }

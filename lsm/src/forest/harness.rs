@@ -18,7 +18,7 @@ use crate::bar::{Limits, Schedule, Weight};
 use crate::block::{BlockAddress, BlockReference, Checksum, Identity};
 use crate::checkpoint::Root;
 use crate::config::Config;
-use crate::entry::{DEADLINE_NONE, EntryRef, Level, Payload};
+use crate::entry::{DEADLINE_NONE, EntryRef, Payload};
 use crate::expiry::DueStep;
 use crate::forest::{Forest, Options};
 use crate::grid::{Class, Grid, Owner};
@@ -422,10 +422,10 @@ impl Driver {
         self.checkpoint_durable().await;
     }
 
-    /// A value block of a table of objects that the next merge of level 0 reads.
-    pub(crate) async fn value_block_of_level_1(&self) -> BlockAddress {
+    /// A value block of a table of objects that the next merge into the last level reads.
+    pub(crate) async fn value_block_of_last_level(&self) -> BlockAddress {
         let manifest = &self.forest.trees[Tree::Objects.index()].manifest;
-        let table = Rc::clone(&manifest.level(Level(1)).tables()[0]);
+        let table = Rc::clone(&manifest.last().tables()[0]);
         let index = self.forest.grid().read_index(&table, Class::Foreground).await.unwrap();
         index.index().block(0).reference.address
     }

@@ -8,6 +8,7 @@ use ioring::sim::{Config as SimConfig, Crash, NodeId, Status, World, every_crash
 
 use super::harness::{self, Action, Driver, Shape};
 use crate::config::Config;
+use crate::entry::Level;
 use crate::expiry::DueStep;
 use crate::lookup::LookupError;
 
@@ -214,7 +215,7 @@ fn a_corrupt_block_costs_only_what_it_holds() {
         let log = Rc::clone(&log);
         let main = move || async move {
             let mut driver = Driver::open(&harness::config(), Rc::default()).await;
-            let victim = driver.value_block_of_level_1().await;
+            let victim = driver.value_block_of_last_level().await;
             driver.run(&log, 450).await;
             driver.settle().await;
             assert_eq!(driver.forest.verify().await, []);
@@ -222,8 +223,11 @@ fn a_corrupt_block_costs_only_what_it_holds() {
         };
         world.run(node, main).unwrap()
     };
-    let offset = victim.offset(harness::config().block_size) + 300;
-    world.disk(node).rot(Path::new(harness::GRID_PATH), offset, 0x10).unwrap();
+    // In several of its pages: what one of them holds may be written again.
+    for within in (300..3300).step_by(500) {
+        let offset = victim.offset(harness::config().block_size) + within;
+        world.disk(node).rot(Path::new(harness::GRID_PATH), offset, 0x10).unwrap();
+    }
     let main = move || async move {
         let mut driver = Driver::open(&harness::config(), Rc::default()).await;
         let faults = driver.forest.verify().await;
@@ -266,7 +270,7 @@ fn a_corrupt_table_does_not_let_level_0_grow_without_end() {
     let main = || async {
         let driver = Driver::open(&harness::config(), Rc::default()).await;
         assert!(!driver.forest.is_stuck());
-        driver.value_block_of_level_1().await
+        driver.value_block_of_last_level().await
     };
     let victim = world.run(node, main).unwrap();
     let offset = victim.offset(harness::config().block_size) + 300;
@@ -276,7 +280,8 @@ fn a_corrupt_table_does_not_let_level_0_grow_without_end() {
         let (mut runs_max, mut healthy) = (0, 0);
         while driver.op < shape.ops && !driver.forest.is_stuck() {
             driver.run(&log, driver.op + 1).await;
-            let runs = driver.forest.trees.iter().map(|tree| tree.manifest.runs().len());
+            let runs =
+                driver.forest.trees.iter().map(|tree| tree.manifest.runs_of(Level(0)).count());
             runs_max = runs.max().unwrap();
             healthy += u64::from(driver.forest.faults().is_empty());
         }
@@ -393,20 +398,17 @@ fn tables_of_a_dead_generation_are_dropped_whole() {
             assert!(tables > 20 && driver.forest.space().allows_puts(), "{tables} tables");
             let version = driver.forest.version() + 1;
             driver.forest.set_generation(1, 2, version);
-            let (bars, mut jobs) = (driver.bars, driver.forest.stats().blocks_written);
+            let (bars, jobs) = (driver.bars, driver.forest.stats().blocks_written);
             while driver.forest.pending().jobs {
                 log.push(vec![Action::Pulse]);
                 driver.run(&log, log.len() as u64).await;
                 assert!(driver.bars - bars < 8, "{} tables of {tables}", live(&driver));
-                if driver.bars - bars < 2 {
-                    // Of a bar that was planned before.
-                    jobs = driver.forest.stats().blocks_written;
-                }
             }
             driver.settle().await;
             let after = driver.forest.grid().space();
             let written = driver.forest.stats().blocks_written - jobs;
-            assert!(written == 0 && driver.bars - bars <= 3, "{written} blocks written");
+            // What the memtables held is flushed meanwhile, and filtered.
+            assert!(written < 30 && driver.bars - bars <= 3, "{written} blocks written");
             assert_eq!(live(&driver), 0);
             let released = after.staged + after.pending + before.acquired - after.acquired;
             assert!(released + 30 > before.acquired, "{before:?}, {after:?}");

@@ -1,4 +1,4 @@
-//! Choosing and finding tables against brute force.
+//! Finding tables against a walk over all.
 
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
@@ -18,11 +18,13 @@ pub(crate) fn table(address: u64, min: u8, max: u8, value_blocks: u32) -> Rc<Tab
         version_min: 1,
         version_max: 1000 - address.get(),
         op: 1,
+        run: 1,
         entries: 1,
         tombstones: 0,
         value_bytes: 1,
         value_blocks,
         overflow_blocks: 0,
+        sample: Box::default(),
     })
 }
 
@@ -65,73 +67,6 @@ proptest! {
             prop_assert!(table.covers(&[a]));
         }
     }
-
-    /// No window that could have been taken overlaps less per block than the chosen one.
-    #[test]
-    fn the_chosen_window_has_the_least_overlap(
-        upper in strategy(), lower in strategy(),
-        excess in 1_u64..8, taken in vec(any::<bool>(), 8),
-    ) {
-        let above = run(1, &upper.0, &upper.1, &upper.2);
-        let below = run(101, &lower.0, &lower.1, &lower.2);
-        let free = |table: &TableInfo| {
-            let address = table.index.address.get();
-            address > 100 || !taken[address as usize % taken.len()]
-        };
-        let cost = |window: &Range<usize>| -> Option<(u64, u64)> {
-            let tables = &above.tables()[window.clone()];
-            if tables.is_empty() || !tables.iter().all(|table| free(table)) {
-                return None;
-            }
-            if above.continues(window.start) || above.continues(window.end) {
-                return None;
-            }
-            let last = &tables[tables.len() - 1];
-            let overlap = below.overlap_whole(&tables[0].key_min, &last.key_max);
-            let overlap = below.tables()[overlap].iter().map(|table| table_blocks(table)).sum();
-            Some((overlap, tables.iter().map(|table| table_blocks(table)).sum()))
-        };
-        let count = above.tables().len();
-        let windows: Vec<Range<usize>> =
-            (0..count).flat_map(|start| (start + 1..=count).map(move |end| start..end)).collect();
-        // The shortest window from each start that is large enough.
-        let mut candidates: Vec<(u64, u64)> = Vec::new();
-        for start in 0..count {
-            let from = windows.iter().filter(|window| window.start == start);
-            candidates.extend(from.filter_map(&cost).find(|(_, blocks)| *blocks >= excess));
-        }
-        match above.choose(&below, excess, free) {
-            None => prop_assert!(windows.iter().all(|window| cost(window).is_none())),
-            Some(window) => {
-                let (overlap, blocks) = cost(&window).expect("the chosen window can be taken");
-                if candidates.is_empty() {
-                    prop_assert!(blocks < excess);
-                } else {
-                    prop_assert!(blocks >= excess);
-                    for (other_overlap, other_blocks) in candidates {
-                        prop_assert!(overlap * other_blocks <= other_overlap * blocks);
-                    }
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn runs_are_newest_first_and_vanish_with_their_last_table() {
-    let mut runs = Runs::default();
-    let of = |op: u64, address, min, max| {
-        Rc::new(TableInfo { op, ..(*table(address, min, max, 1)).clone() })
-    };
-    let (old, new, new_2) = (of(5, 1, 0, 200), of(9, 2, 0, 10), of(9, 3, 20, 30));
-    for table in [&new_2, &old, &new] {
-        runs.insert(Rc::clone(table));
-    }
-    let order: Vec<usize> = runs.iter().map(|run| run.tables().len()).collect();
-    assert_eq!(order, [2, 1]);
-    runs.remove(&new);
-    runs.remove(&new_2);
-    assert_eq!((runs.len(), runs.blocks()), (1, 2));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //! remove:  kind 2 │ tree │ 6 zero bytes │ index block's address
 //! insert:  kind 1 │ tree │ level │ zero │ lengths of smallest and largest key │ address │ the rest
-//!          of the table's fields │ smallest key │ largest key │ zeros up to a multiple of 8
+//!          of the table's fields │ sample │ smallest key │ largest key │ zeros to a multiple of 8
 //! ```
 
 use std::collections::VecDeque;
@@ -20,7 +20,7 @@ use crate::table::TableInfo;
 /// Bytes of a predecessor's reference.
 pub(super) const PREDECESSOR_SIZE: usize = 28;
 const REMOVE_SIZE: usize = 16;
-const INSERT_SIZE: usize = 96;
+const INSERT_SIZE: usize = 104;
 const KIND_INSERT: u8 = 1;
 const KIND_REMOVE: u8 = 2;
 
@@ -38,10 +38,11 @@ struct RawInsert {
     size: U32,
     value_blocks: U32,
     overflow_blocks: U32,
-    reserved: U32,
+    sample_count: U32,
     version_min: U64,
     version_max: U64,
     op: U64,
+    run: U64,
     entries: U64,
     tombstones: U64,
     value_bytes: U64,
@@ -74,7 +75,7 @@ impl Record {
             Record::Remove { .. } => REMOVE_SIZE,
             Record::Insert { table, .. } => {
                 let keys = table.key_min.len() + table.key_max.len();
-                INSERT_SIZE + keys.next_multiple_of(8)
+                INSERT_SIZE + (4 * table.sample.len() + keys).next_multiple_of(8)
             }
         }
     }
@@ -101,16 +102,21 @@ impl Record {
                     size: U32::new(table.index.size),
                     value_blocks: U32::new(table.value_blocks),
                     overflow_blocks: U32::new(table.overflow_blocks),
-                    reserved: U32::ZERO,
+                    sample_count: U32::new(table.sample.len() as u32),
                     version_min: U64::new(table.version_min),
                     version_max: U64::new(table.version_max),
                     op: U64::new(table.op),
+                    run: U64::new(table.run),
                     entries: U64::new(table.entries),
                     tombstones: U64::new(table.tombstones),
                     value_bytes: U64::new(table.value_bytes),
                 };
-                let (head, keys) = out.split_at_mut(INSERT_SIZE);
+                let (head, rest) = out.split_at_mut(INSERT_SIZE);
                 head.copy_from_slice(raw.as_bytes());
+                let (sample, keys) = rest.split_at_mut(4 * table.sample.len());
+                for (stored, hash) in sample.as_chunks_mut::<4>().0.iter_mut().zip(&table.sample) {
+                    *stored = hash.to_le_bytes();
+                }
                 let (key_min, rest) = keys.split_at_mut(table.key_min.len());
                 let (key_max, padding) = rest.split_at_mut(table.key_max.len());
                 key_min.copy_from_slice(&table.key_min);
@@ -132,9 +138,13 @@ impl Record {
             KIND_INSERT => {
                 let (raw, rest) = RawInsert::ref_from_prefix(bytes).ok()?;
                 let lens = [raw.key_min_len.get() as usize, raw.key_max_len.get() as usize];
-                let keys_len = (lens[0] + lens[1]).next_multiple_of(8);
-                let (keys, rest) = rest.split_at_checked(keys_len)?;
-                let table = raw.table(&keys[..lens[0]], &keys[lens[0]..lens[0] + lens[1]])?;
+                let sample_len = (raw.sample_count.get() as usize).checked_mul(4)?;
+                let behind = (sample_len.checked_add(lens[0] + lens[1])?).next_multiple_of(8);
+                let (behind, rest) = rest.split_at_checked(behind)?;
+                let (sample, keys) = behind.split_at(sample_len);
+                let sample = sample.as_chunks::<4>().0.iter().map(|hash| u32::from_le_bytes(*hash));
+                let mut table = raw.table(&keys[..lens[0]], &keys[lens[0]..lens[0] + lens[1]])?;
+                table.sample = sample.collect();
                 let level = Level(raw.level);
                 Some((Record::Insert { level, table: Rc::new(table) }, rest))
             }
@@ -158,11 +168,13 @@ impl RawInsert {
             version_min: self.version_min.get(),
             version_max: self.version_max.get(),
             op: self.op.get(),
+            run: self.run.get(),
             entries: self.entries.get(),
             tombstones: self.tombstones.get(),
             value_bytes: self.value_bytes.get(),
             value_blocks: self.value_blocks.get(),
             overflow_blocks: self.overflow_blocks.get(),
+            sample: Box::default(),
         })
     }
 }

@@ -2,14 +2,14 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::block::{BlockAddress, BlockReference, Checksum};
-use crate::entry::{Payload, TreeId};
-use crate::key;
+use crate::entry::Payload;
+use crate::{key, testing};
 
 type Versions = BTreeMap<(u8, Reverse<u64>), bool>;
 
@@ -19,27 +19,11 @@ fn entry<'a>(key: &'a [u8], version: u64, live: bool) -> EntryRef<'a> {
 }
 
 fn below(ranges: &[(u8, u8)]) -> Below {
-    let table = |&(min, max): &(u8, u8)| {
-        Rc::new(TableInfo {
-            tree: TreeId(1),
-            index: BlockReference {
-                address: BlockAddress::new(1).unwrap(),
-                size: 4096,
-                checksum: Checksum(0),
-            },
-            key_min: Box::from([min]),
-            key_max: Box::from([max]),
-            version_min: 0,
-            version_max: 0,
-            op: 0,
-            entries: 1,
-            tombstones: 0,
-            value_bytes: 0,
-            value_blocks: 1,
-            overflow_blocks: 0,
-        })
-    };
-    Below::new(vec![ranges.iter().map(table).collect()])
+    let mut run = Level::default();
+    for (min, max) in ranges {
+        run.insert(Rc::new(testing::table(1, &[*min], &[*max])));
+    }
+    Below::new(std::iter::once(run))
 }
 
 fn merge(versions: &Versions, horizon: u64, below: Below) -> Versions {

@@ -1,4 +1,9 @@
 //! Building a table from entries in order.
+//!
+//! A whole value block of another table can be taken as it is ([`Builder::adopt`]): its pages, its
+//! filter and its sample go into this table's index, the block itself is neither read nor written.
+//! The bounds known of it are the separators around it, so a table that begins or ends with such a
+//! block may claim a little more of the key space than its entries do: up to the next separator.
 
 use ioring::Buffer;
 
@@ -9,7 +14,7 @@ use crate::block::{
 use crate::config::{Compression, Config, SECTOR_SIZE};
 use crate::entry::{EntryRef, Level, Payload, Position, TreeId};
 use crate::filter;
-use crate::index::{IndexBuilder, PageEntry, Summary};
+use crate::index::{Index, IndexBuilder, PageEntry, Summary};
 use crate::page::{PageBuilder, common_prefix_len};
 
 /// Bytes of a page's offset in a value block's directory.
@@ -50,6 +55,7 @@ pub struct Builder {
     level: Level,
     op: u64,
     compression: Compression,
+    value_blocks_max: usize,
     open: Option<OpenBlock>,
     page: PageBuilder,
     index: IndexBuilder,
@@ -58,6 +64,8 @@ pub struct Builder {
     key_min: Vec<u8>,
     last_key: Vec<u8>,
     last_version: u64,
+    /// Whether `last_key` is a bound and no key: all entries so far are before it.
+    last_is_bound: bool,
     summary: Summary,
 }
 
@@ -79,6 +87,7 @@ impl Builder {
             level,
             op,
             compression: config.compression_of(level),
+            value_blocks_max: config.table_value_blocks_max_of(level) as usize,
             open: None,
             page: PageBuilder::new(config.restart_interval),
             index: IndexBuilder::new(config),
@@ -86,6 +95,7 @@ impl Builder {
             key_min: Vec::new(),
             last_key: Vec::new(),
             last_version: 0,
+            last_is_bound: false,
             summary: Summary { version_min: u64::MAX, ..Summary::default() },
         }
     }
@@ -115,10 +125,14 @@ impl Builder {
         assert!(entry.payload.stored_len() <= self.config.inline_value_size_max());
         assert!(entry.key.len() <= self.config.key_size_max as usize);
         let last = Position { key: &self.last_key, version: self.last_version };
-        assert!(self.is_empty() || last < entry.position(), "entries come in order");
+        assert!(
+            self.is_empty() || last < entry.position() || self.last_is_bound,
+            "entries come in order"
+        );
+        assert!(!self.last_is_bound || &self.last_key[..] <= entry.key, "entries come in order");
         let Some(open) = &self.open else {
-            let blocks_max = self.config.table_value_blocks_max as usize;
-            if self.index.block_count() == blocks_max || !self.page_fits_index(entry, 0) {
+            let is_full = self.index.block_count() == self.value_blocks_max;
+            if is_full || !self.page_fits_index(entry, 0) {
                 return Push::TableFull;
             }
             return Push::NeedsBlock;
@@ -142,16 +156,54 @@ impl Builder {
         if self.is_empty() {
             self.key_min.extend_from_slice(entry.key);
         }
+        // Borrowed apart from the index.
         let last = Position { key: &self.last_key, version: self.last_version };
-        let separator = separator(self.summary.entries > 0, &last, entry);
+        let separator = match self.last_is_bound {
+            true => Position { key: &self.last_key, version: u64::MAX },
+            false => separator(self.summary.entries > 0, &last, entry),
+        };
         self.index.begin_page(&separator);
         self.accept(entry)
+    }
+
+    /// Takes a value block of another table as it is; says whether it fits. All its entries come
+    /// behind those taken so far and before `behind`, the separator of what follows it there; none
+    /// if it is that table's last block. No block may be open.
+    pub(crate) fn adopt(
+        &mut self,
+        index: &Index<'_>,
+        block: usize,
+        behind: Option<&[u8]>,
+        versions: (u64, u64),
+    ) -> bool {
+        assert!(self.open.is_none(), "close_block comes first");
+        let is_full = self.index.block_count() == self.value_blocks_max;
+        if is_full || !self.index.fits_block(index, block) {
+            return false;
+        }
+        let first = index.page_separator(index.block(block).pages.start);
+        if self.is_empty() {
+            self.key_min.extend_from_slice(first.key);
+        } else {
+            assert!(&self.last_key[..] <= first.key, "blocks come in order");
+        }
+        self.index.adopt(index, block, &mut self.summary);
+        self.summary.version_min = self.summary.version_min.min(versions.0);
+        self.summary.version_max = self.summary.version_max.max(versions.1);
+        self.last_key.clear();
+        self.last_key.extend_from_slice(behind.unwrap_or(index.key_max()));
+        // The last key itself may be what the table ends with: what follows is behind it.
+        (self.last_version, self.last_is_bound) = (0, behind.is_some());
+        true
     }
 
     /// Whether the index could take a page that begins with this entry.
     fn page_fits_index(&self, entry: &EntryRef<'_>, block_keys: usize) -> bool {
         let last = Position { key: &self.last_key, version: self.last_version };
-        let separator = separator(!self.is_empty(), &last, entry);
+        let separator = match self.last_is_bound {
+            true => Position { key: &self.last_key, version: u64::MAX },
+            false => separator(!self.is_empty(), &last, entry),
+        };
         self.index.fits(block_keys + 1, Some(&separator))
     }
 
@@ -182,6 +234,7 @@ impl Builder {
         self.last_key.clear();
         self.last_key.extend_from_slice(entry.key);
         self.last_version = entry.version;
+        self.last_is_bound = false;
         let summary = &mut self.summary;
         summary.entries += 1;
         summary.tombstones += u64::from(entry.payload.is_tombstone());
@@ -228,7 +281,7 @@ impl Builder {
         metadata[4..8].copy_from_slice(&(start as u32).to_le_bytes());
         metadata[8] = self.level.0;
         let image = self.image(buffer, size, address, BlockType::Value, metadata);
-        self.index.end_block(&image.reference, &mut self.hashes);
+        self.index.end_block(&image.reference, &mut self.hashes, &self.summary);
         Some(image)
     }
 
@@ -250,11 +303,13 @@ impl Builder {
             version_min: self.summary.version_min,
             version_max: self.summary.version_max,
             op: self.op,
+            run: self.op,
             entries: self.summary.entries,
             tombstones: self.summary.tombstones,
             value_bytes: self.summary.value_bytes,
             value_blocks: self.index.block_count() as u32,
             overflow_blocks: self.summary.overflow_blocks,
+            sample: self.index.sample(),
         };
         (image, info)
     }

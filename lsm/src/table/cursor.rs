@@ -115,6 +115,13 @@ impl BlockCursor {
         self.cursor.entry(&page.expect("the cursor stands on an entry of this page"))
     }
 
+    /// The position the cursor stands on: valid after `next` or `seek` gave true.
+    #[inline]
+    #[must_use]
+    pub fn position(&self) -> Position<'_> {
+        self.cursor.position()
+    }
+
     fn load(&mut self, page: usize) -> Result<(), BlockFault> {
         let offset = u32::from_le_bytes(directory(&self.block)?[page]) as usize;
         let bytes = self.block.bytes().get(offset..);

@@ -337,16 +337,17 @@ fn golden_bytes() {
         images.map(|image| Checksum::of(&image.bytes).to_string()).collect()
     };
     let golden = [
-        "03c837bab3b0ec7b6d2443eca5a20111",
-        "39cf3942dbdca5fe03d143c0257efe46",
-        "d2898f0f254a7eb95c615853f875e4fb",
-        "05464eab97d7cc8a7cf7de29c9377cd8",
+        "822a68c673412310da10cac36b0c0107",
+        "6a560e228f8add12799f89002bec0a06",
+        "f1abc20a344a2d0f26c8bb63919a9671",
+        "3f872a8275af1081d45d3a90869af18f",
+        "1b46a387a604d55934393ce63662b256",
     ];
     assert_eq!(checksums(0), golden);
     let golden_compressed = [
-        "9c6548a85264558279295539d262fd88",
-        "d626b6bda3bafa73f437ad71bbb42705",
-        "97be124e5c091dd3a39f594a0337a30a",
+        "df70d3f0a8c9a24a5371b67b8be3f9d1",
+        "dfa287d3a9147e4e55e17beddd59ab69",
+        "7cf8a380736c4b8456de1df766ed185c",
     ];
     assert_eq!(checksums(2), golden_compressed);
 }

@@ -85,7 +85,7 @@ configuration! {
     memtable_size: u64 = 11, 16 << 20;
     /// Levels of each tree.
     levels: u8 = 12, 7;
-    /// How many times larger each level is than the one above.
+    /// Runs of a level below 0 that become one run of the next level.
     growth_factor: u8 = 13, 8;
     /// Compression by level, one byte each from level 0 on: 0 none, 1 lz4, 2 zstd.
     compression: [u8; LEVELS_MAX] = 14, [0; LEVELS_MAX];

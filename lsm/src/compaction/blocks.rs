@@ -1,0 +1,197 @@
+//! Which value blocks of a job's tables are read, which move as they are, and which stay.
+//!
+//! The index blocks of all input tables are read first; the separators in them bound the keys of
+//! every value block. With these alone, so before anything else is read, it is decided:
+//!
+//! 1. A block that lies behind the slice stays in its run, in a table of its own (`rest`).
+//! 2. A block whose bounds meet no block of any other input, and of which the merge would drop
+//!    nothing, goes into the output as it is: its record in the index is copied, the block keeps
+//!    its address and is neither read nor written. It must hold one version of each key, no
+//!    tombstone and no key of a dead generation, be at least half full and compressed as the
+//!    output's level is. A few neighbours at least must move together ([`neighbours_min`]), as each
+//!    time the block being filled has to end early.
+//! 3. All others are read and merged.
+//!
+//! The decision depends on the index blocks only, so it is the same on every replica. Ownership of
+//! a block follows from the bar's changes as for any other: it is live as long as the index of a
+//! live table names it. A job releases the index blocks of its inputs and those value blocks that
+//! it read; what moved or stayed is named by a new index block from the same moment on.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::job::{Context, Corrupt};
+use super::plan::{Input, Job};
+use super::stream::{Step, TableStream, Whole};
+use crate::block::{BlockAddress, BlockReference};
+use crate::config::Config;
+use crate::entry::Level as LevelNumber;
+use crate::grid::Class;
+use crate::index::Index;
+use crate::table::TableInfo;
+
+/// A value block as its index shows it.
+struct Span {
+    table: Rc<TableInfo>,
+    number: usize,
+    reference: BlockReference,
+    /// The separators around it; behind a table's last block its largest key, which it includes.
+    first: Box<[u8]>,
+    behind: Box<[u8]>,
+    is_last: bool,
+    /// Whether a merge that meets nothing else would keep all of it.
+    clean: bool,
+}
+
+impl Span {
+    fn meets(&self, other: &Span) -> bool {
+        self.begins_within(other) && other.begins_within(self)
+    }
+
+    /// Whether it begins before the other one ends.
+    fn begins_within(&self, other: &Span) -> bool {
+        self.first < other.behind || (other.is_last && self.first == other.behind)
+    }
+}
+
+/// A job's table inputs, laid out.
+pub(crate) struct Layout {
+    /// In the order of the job's inputs, memtables aside.
+    pub(crate) streams: Vec<TableStream>,
+    /// Where the rest of each stays.
+    pub(crate) homes: Vec<(LevelNumber, u64)>,
+    /// Blocks that nothing refers to once the job's changes are made.
+    pub(crate) released: Vec<BlockAddress>,
+    /// Value blocks that will be read, and those that move as they are.
+    pub(crate) reads: u64,
+    pub(crate) whole: u64,
+}
+
+/// Neighbouring blocks that move together at least.
+fn neighbours_min(config: &Config) -> usize {
+    (config.table_value_blocks_max as usize / 8).clamp(1, 4)
+}
+
+/// Reads the index blocks of a job's tables and decides about every value block.
+pub(crate) async fn layout(context: &Context, job: &Job) -> Result<Layout, Corrupt> {
+    let mut inputs = Vec::new();
+    let (mut homes, mut released) = (Vec::new(), Vec::new());
+    for input in &job.inputs {
+        let Input::Tables(level, tables) = input else { continue };
+        let mut spans = Vec::new();
+        for table in tables {
+            let handle = match context.grid.read_index(table, Class::Background).await {
+                Ok(handle) => handle,
+                Err(error) => return Err(Corrupt::new(Rc::clone(table), error)),
+            };
+            let same_codec =
+                context.config.compression_of(*level) == context.config.compression_of(job.level);
+            let mut movable = same_codec && job.memtable().is_none();
+            // A key whose versions go on in the next table is merged with them.
+            movable &= tables.iter().all(|other| {
+                Rc::ptr_eq(other, table)
+                    || (other.key_min != table.key_max && other.key_max != table.key_min)
+            });
+            take(context, job, &handle.index(), table, movable, &mut spans);
+            released.push(table.index.address);
+            drop(handle);
+            ioring::yield_now().await;
+        }
+        homes.push((*level, tables[0].run));
+        inputs.push(spans);
+    }
+    let whole = choose(&context.config, &inputs, job.behind.as_deref());
+    let mut layout = Layout { streams: Vec::new(), homes, released, reads: 0, whole: 0 };
+    for (spans, whole) in inputs.into_iter().zip(whole) {
+        let (mut steps, mut rest) = (VecDeque::new(), Vec::new());
+        for (span, whole) in spans.into_iter().zip(whole) {
+            let Span { table, number, reference, first, behind, is_last, .. } = span;
+            let stays = job.behind.as_ref().is_some_and(|from| first >= *from);
+            let behind = (!is_last).then_some(behind);
+            let as_it_is = Whole { table: Rc::clone(&table), number, first, behind };
+            if stays {
+                rest.push(as_it_is);
+                continue;
+            }
+            let whole = whole.then_some(as_it_is);
+            layout.reads += u64::from(whole.is_none());
+            layout.whole += u64::from(whole.is_some());
+            steps.push_back(Step { table, reference, whole });
+        }
+        layout.released.extend(TableStream::blocks(&steps));
+        let grid = Rc::clone(&context.grid);
+        layout.streams.push(TableStream::new(grid, steps, job.behind.clone(), rest));
+        ioring::yield_now().await;
+    }
+    Ok(layout)
+}
+
+/// Appends the value blocks of a table.
+fn take(
+    context: &Context,
+    job: &Job,
+    index: &Index<'_>,
+    table: &Rc<TableInfo>,
+    movable: bool,
+    spans: &mut Vec<Span>,
+) {
+    let count = index.block_count();
+    for number in 0..count {
+        let block = index.block(number);
+        let first = index.page_separator(block.pages.start);
+        let next = (number + 1 < count).then(|| index.page_separator(block.pages.end));
+        let behind = next.map_or(index.key_max(), |separator| separator.key);
+        // Versions of one key in two blocks.
+        let shared = first.version != u64::MAX || next.is_some_and(|at| at.version != u64::MAX);
+        let full = block.reference.size >= context.config.block_size / 2;
+        let clean = movable
+            && full
+            && !shared
+            && block.keys == block.entries
+            && block.tombstones == 0
+            && context.generations.all_live(job.tree, first.key, behind);
+        spans.push(Span {
+            table: Rc::clone(table),
+            number,
+            reference: block.reference,
+            first: first.key.into(),
+            behind: behind.into(),
+            is_last: next.is_none(),
+            clean,
+        });
+    }
+}
+
+/// Which blocks move as they are, per input.
+fn choose(config: &Config, inputs: &[Vec<Span>], from: Option<&[u8]>) -> Vec<Vec<bool>> {
+    let least = neighbours_min(config);
+    let mut all = Vec::new();
+    for (number, spans) in inputs.iter().enumerate() {
+        let mut whole: Vec<bool> = spans
+            .iter()
+            .map(|span| {
+                let within = from.is_none_or(|from| {
+                    &span.behind[..] < from || (&span.behind[..] == from && !span.is_last)
+                });
+                let meets = |others: &Vec<Span>| {
+                    let at = others.partition_point(|other| !span.begins_within(other));
+                    others.get(at).is_some_and(|other| span.meets(other))
+                };
+                let mut others = inputs.iter().enumerate().filter(|(other, _)| *other != number);
+                within && span.clean && !others.any(|(_, others)| meets(others))
+            })
+            .collect();
+        let mut start = 0;
+        for end in 0..=whole.len() {
+            if end < whole.len() && whole[end] {
+                continue;
+            }
+            if end - start < least {
+                whole[start..end].fill(false);
+            }
+            start = end + 1;
+        }
+        all.push(whole);
+    }
+    all
+}
