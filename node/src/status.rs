@@ -11,6 +11,7 @@
 
 use crate::metrics::Snapshot;
 use crate::metrics::text::Gauge;
+use lsm::forest::Stats;
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -66,6 +67,9 @@ pub struct ShardReport {
     pub grid_blocks_reserved: u64,
     /// How far the scrub of its grid is.
     pub scrub: ScrubReport,
+    /// What its compaction has done since the start, and what it owes: for metrics.
+    #[serde(skip)]
+    pub compaction: Stats,
 }
 
 /// How far a shard's scrub is.
@@ -232,7 +236,7 @@ pub fn gauges(phase: Phase, reports: &[CoreReport]) -> Vec<Gauge> {
     };
     let ready = u64::from(phase == Phase::Serving);
     let stalls = reports.iter().map(|r| (format!("core=\"{}\"", r.core), r.stalls)).collect();
-    vec![
+    let mut gauges = vec![
         Gauge {
             name: "ready",
             help: "1 while the node serves.",
@@ -266,8 +270,90 @@ pub fn gauges(phase: Phase, reports: &[CoreReport]) -> Vec<Gauge> {
         of_shards("scrub_eta_seconds", "Time until the scrub's cycle has read all blocks.", |s| {
             s.scrub.eta_s
         }),
-    ]
+    ];
+    gauges.extend(of_compaction(reports));
+    gauges
 }
+
+/// What the shards' compaction has done and owes.
+fn of_compaction(reports: &[CoreReport]) -> impl Iterator<Item = Gauge> {
+    COMPACTION.iter().map(|&(name, help, value)| Gauge {
+        name,
+        help,
+        values: reports
+            .iter()
+            .flat_map(|report| &report.shards)
+            .map(|shard| (format!("shard=\"{}\"", shard.shard), value(&shard.compaction)))
+            .collect(),
+    })
+}
+
+type OfCompaction = (&'static str, &'static str, fn(&Stats) -> u64);
+
+/// What is shown of a shard's compaction: name, help, value.
+const COMPACTION: &[OfCompaction] = &[
+    ("compaction_bars_total", "Bars ended.", |stats| stats.bars),
+    ("compaction_jobs_total", "Flushes and merges done.", |stats| stats.jobs),
+    ("compaction_flushes_total", "Memtables flushed.", |stats| stats.flushes),
+    (
+        "compaction_flushes_coalesced_total",
+        "Flushes that took a small run of before with them.",
+        |stats| stats.coalesced,
+    ),
+    ("compaction_blocks_read_total", "Value blocks read to merge.", |stats| stats.blocks_read),
+    ("compaction_blocks_written_total", "Blocks written by flushes and merges.", |stats| {
+        stats.blocks_written
+    }),
+    (
+        "compaction_tables_moved_total",
+        "Tables moved to a deeper level without a byte read.",
+        |stats| stats.tables_moved,
+    ),
+    (
+        "compaction_blocks_moved_total",
+        "Value blocks moved to another table without a byte read.",
+        |stats| stats.blocks_moved,
+    ),
+    (
+        "compaction_tables_cut_total",
+        "Tables of which a slice left the upper part in its run.",
+        |stats| stats.tables_cut,
+    ),
+    ("compaction_entries_total", "Entries merged.", |stats| stats.entries_merged),
+    ("compaction_versions_dropped_total", "Superseded versions dropped.", |stats| {
+        stats.versions_dropped
+    }),
+    (
+        "compaction_tombstones_dropped_total",
+        "Tombstones dropped that hid nothing any more.",
+        |stats| stats.tombstones_dropped,
+    ),
+    ("compaction_dead_dropped_total", "Entries dropped that a FLUSHALL had deleted.", |stats| {
+        stats.dead_dropped
+    }),
+    ("compaction_beats_total", "Beats done.", |stats| stats.beats),
+    (
+        "compaction_beats_overdue_total",
+        "Beats after which writes had to wait for merges.",
+        |stats| stats.beats_overdue,
+    ),
+    ("compaction_blocks_paid_total", "Input blocks that beats have paid for.", |stats| {
+        stats.blocks_paid
+    }),
+    ("compaction_beat_blocks_max", "The most input blocks that one beat has paid for.", |stats| {
+        stats.beat_blocks_max
+    }),
+    ("compaction_work_blocks", "Input blocks that this bar owes.", |stats| stats.work),
+    ("compaction_debt_blocks", "Input blocks that are paid for and not merged yet.", |stats| {
+        stats.debt
+    }),
+    ("compaction_runs", "Sorted runs of all trees.", |stats| stats.runs),
+    (
+        "compaction_dead_percent",
+        "Share of the objects' entries that are dead, estimated.",
+        |stats| stats.dead_percent,
+    ),
+];
 
 #[cfg(test)]
 mod tests {
@@ -289,6 +375,7 @@ mod tests {
                 grid_blocks_free: 1000,
                 grid_blocks_reserved: 3,
                 scrub: ScrubReport::default(),
+                compaction: Stats { blocks_moved: 5, ..Default::default() },
             }],
             replica: Some(ReplicaReport {
                 replica: 0,
@@ -320,6 +407,16 @@ mod tests {
         assert_eq!(replica["op"], 10);
         assert_eq!(replica["commit"], 9);
         assert_eq!(replica["checkpoint"], 4);
+    }
+
+    #[test]
+    fn compaction_is_shown_by_shard() {
+        let gauges = gauges(Phase::Serving, &[report()]);
+        let text = crate::metrics::text::write(&Snapshot::default(), &gauges);
+        let line = "\nquorate_compaction_blocks_moved_total{shard=\"0\"} 5\n";
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("# TYPE quorate_compaction_blocks_moved_total counter"), "{text}");
+        assert!(text.contains("# TYPE quorate_compaction_debt_blocks gauge"), "{text}");
     }
 
     #[test]

@@ -458,6 +458,7 @@ impl Core {
                 grid_blocks_free: shard.forest().space().free,
                 grid_blocks_reserved: shard.forest().space().reserve_puts(),
                 scrub: self.scrubbers.report(index),
+                compaction: shard.forest().stats(),
             };
             shards.iter().enumerate().map(report).collect()
         });

@@ -31,7 +31,8 @@ const BOUNDS_NS: [u64; 19] = [
     10_000_000_000,
 ];
 
-/// A gauge that is computed when asked for: name without prefix, help, and values by label.
+/// What is computed when asked for: name without prefix, help, and values by label. A gauge, or a
+/// counter if its name says `_total`.
 #[derive(Debug, Clone)]
 pub struct Gauge {
     /// Name without `quorate_`.
@@ -55,7 +56,8 @@ pub fn write(sum: &Snapshot, gauges: &[Gauge]) -> String {
     }
     for gauge in gauges {
         let name = format!("quorate_{}", gauge.name);
-        header(&mut out, &name, gauge.help, "gauge");
+        let kind = if gauge.name.ends_with("_total") { "counter" } else { "gauge" };
+        header(&mut out, &name, gauge.help, kind);
         for (labels, value) in &gauge.values {
             match labels.as_str() {
                 "" => line(&mut out, format_args!("{name} {value}")),
