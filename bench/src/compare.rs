@@ -10,8 +10,9 @@
 //! 4. A server's processor time is read before and after, so that its cost for an operation does
 //!    not depend on what the generator can do.
 //!
-//! Sides: this product as it is deployed, formatted and started with its defaults; Redis that syncs before it answers (`appendfsync always`), the same
-//! promise; Redis without persistence, what the protocol costs at least.
+//! Sides: this product as it is deployed, formatted and started with its defaults; Redis that syncs
+//! before it answers (`appendfsync always`), the same promise; Redis without persistence, what the
+//! protocol costs at least.
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};

@@ -882,6 +882,8 @@ const BARS_UNTIL_DROPPED: u32 = 3;
 const LEVEL0_STUCK: usize = 8;
 
 #[cfg(test)]
+mod bound_tests;
+#[cfg(test)]
 pub(crate) mod harness;
 #[cfg(test)]
 mod row_tests;

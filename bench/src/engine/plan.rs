@@ -1,8 +1,9 @@
 //! What a worker does next: the same for every engine that is measured.
 //!
 //! A plan draws keys from a seed, a kind of work, a round and a worker's number. Two engines given
-//! the same four do the same operations in the same order, however they do them; another round draws
-//! other keys, so that nothing is found in a cache because it was asked for in the round before.
+//! the same four do the same operations in the same order, however they do them; another round
+//! draws other keys, so that nothing is found in a cache because it was asked for in the round
+//! before.
 //!
 //! Work that goes through all keys (fills, deletes) has one worker and an index that it has got to:
 //! a second round of deletes goes on where the first one stopped, and leaves some to the third.

@@ -1,8 +1,9 @@
 //! Our storage engine side by side with others, in one run: `quorate bench compare --engine`.
 //!
 //! Every engine is embedded in a process of its own ([`serve`]) bound to the same core, and does
-//! the work of [`crate::engine`] with the same keys, values, order, batches, depth and cache, without
-//! a log (or with as little of one as it can have), compression or durability of a single write.
+//! the work of [`crate::engine`] with the same keys, values, order, batches, depth and cache,
+//! without a log (or with as little of one as it can have), compression or durability of a single
+//! write.
 //!
 //! 1. For each kind of work, round by round, the engines take turns; the order is reversed in every
 //!    second round. So whatever the machine does in those minutes it does to all of them.
@@ -14,8 +15,9 @@
 //!
 //! *In whose favour.* The core is one for all: a peer's threads, its background ones too, share it.
 //! A peer's index and filter blocks are in memory beside its cache; ours count as part of it. Peers
-//! without direct I/O have the kernel's page cache on top of theirs, in memory that no column shows;
-//! it is emptied for cold reads only ([`peer`]). Latencies of writes are those of the whole batch.
+//! without direct I/O have the kernel's page cache on top of theirs, in memory that no column
+//! shows; it is emptied twice a second where reads should come from the disk, and helps in between.
+//! Latencies of writes are those of the whole batch.
 //!
 //! The engine `quorate` as a peer measures ours against itself: how much of a ratio is noise.
 

@@ -7,9 +7,10 @@
 //!
 //! 1. A fill makes an empty store; everything else goes on with the store there is.
 //! 2. Before cold reads the store is closed and opened again. Where the peer reads through the
-//!    kernel's page cache, that is emptied of its files, before and twice a second meanwhile: a
-//!    machine whose memory is larger than the data would otherwise answer from it. Before cached
-//!    reads the hot keys are read once.
+//!    kernel's page cache, that is emptied of its files before cold reads, scans and mixes, and
+//!    twice a second meanwhile: a machine whose memory is larger than the data would otherwise
+//!    answer from it. Pages that are not written yet stay. Before cached reads the hot keys are
+//!    read once.
 //! 3. The workers do their plans. A key that threads write at the same time is changed under a lock
 //!    of its own, so that it is known which change came last.
 //! 4. After work that writes the peer is asked to write out and to finish what is due.
@@ -135,10 +136,16 @@ impl<P: Peer> Cases<P> {
         self.run(work)
     }
 
+    /// Whether it reads keys of which most should not be in memory.
+    fn reads_everywhere(work: Work) -> bool {
+        use Work::{MissCold, Mixed50, Mixed95, ReadCold, Scan};
+        matches!(work, ReadCold | MissCold | Scan | Mixed95 | Mixed50)
+    }
+
     fn run(&mut self, work: Work) -> Result<Row, EngineError> {
         self.round += 1;
         let peer = self.peer.as_ref().expect("it is open");
-        let cold = matches!(work, Work::ReadCold | Work::MissCold) && !P::DIRECT;
+        let cold = !P::DIRECT && Self::reads_everywhere(work);
         if cold {
             forget(&self.folder);
         }

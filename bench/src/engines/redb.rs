@@ -1,9 +1,9 @@
 //! redb 4: a copy-on-write B+ tree in Rust.
 //!
-//! It has no log and no direct I/O. A transaction of ours is one of its own with `Durability::None`;
-//! so that pages it has copied become free again, a commit with `Durability::Immediate` comes after
-//! as many bytes as our memtable holds. One transaction writes at a time. Pages have 4 KiB and XXH3
-//! checksums; it has no compression.
+//! It has no log and no direct I/O. A transaction of ours is one of its own with
+//! `Durability::None`; so that pages it has copied become free again, a commit with
+//! `Durability::Immediate` comes after as many bytes as our memtable holds. One transaction writes
+//! at a time. Pages have 4 KiB and XXH3 checksums; it has no compression.
 
 use std::ops::ControlFlow;
 use std::path::Path;

@@ -398,17 +398,20 @@ fn tables_of_a_dead_generation_are_dropped_whole() {
             assert!(tables > 20 && driver.forest.space().allows_puts(), "{tables} tables");
             let version = driver.forest.version() + 1;
             driver.forest.set_generation(1, 2, version);
-            let (bars, jobs) = (driver.bars, driver.forest.stats().blocks_written);
+            let (bars, mut jobs) = (driver.bars, driver.forest.stats().blocks_written);
             while driver.forest.pending().jobs {
                 log.push(vec![Action::Pulse]);
                 driver.run(&log, log.len() as u64).await;
                 assert!(driver.bars - bars < 8, "{} tables of {tables}", live(&driver));
+                if driver.bars - bars < 2 {
+                    // Of a bar that was planned before.
+                    jobs = driver.forest.stats().blocks_written;
+                }
             }
             driver.settle().await;
             let after = driver.forest.grid().space();
             let written = driver.forest.stats().blocks_written - jobs;
-            // What the memtables held is flushed meanwhile, and filtered.
-            assert!(written < 30 && driver.bars - bars <= 3, "{written} blocks written");
+            assert!(written == 0 && driver.bars - bars <= 3, "{written} blocks written");
             assert_eq!(live(&driver), 0);
             let released = after.staged + after.pending + before.acquired - after.acquired;
             assert!(released + 30 > before.acquired, "{before:?}, {after:?}");

@@ -11,7 +11,7 @@ use crate::progress::Line;
 /// What only a comparison of engines has.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Storage engines to compare ours with, in process: rocksdb, fjall, redb; quorate is ours again
+    /// Storage engines to compare ours with: rocksdb, fjall, redb; quorate is ours once more
     #[arg(long, value_name = "NAMES", value_delimiter = ',',
           conflicts_with_all = ["against", "clients", "client_cpu"])]
     pub(super) engine: Vec<Engine>,
@@ -107,8 +107,8 @@ fn settings(comparison: &Comparison) -> String {
         comparison.options;
     let data_bytes = keys * (data::KEY_SIZE as u64 + u64::from(value_size));
     format!(
-        "{keys} keys of {} bytes, values of {value_size} bytes: {:.1} x the cache of {}; core {cpu} \
-         for every engine;\nbatches of {batch} writes, {depth} reads in flight, scans of \
+        "{keys} keys of {} bytes, values of {value_size} bytes: {:.1} x the cache of {}; core \
+         {cpu} for every engine;\nbatches of {batch} writes, {depth} reads in flight, scans of \
          {scan_length} entries; {} rounds, {:?} for what has no end of its own",
         data::KEY_SIZE,
         data_bytes as f64 / cache_bytes as f64,
@@ -126,8 +126,8 @@ fn render(report: &Report) -> String {
         text.push_str(&format!("{}: {}\n", engine.name(), settings.join("; ")));
     }
     text.push_str(&format!(
-        "\n{:<16}{:<9}{:>9}{:>20}{:>7}{:>8}{:>8}{:>9}{:>9}{:>9}{:>6}{:>7}{:>6}{:>6}{:>6}{:>7}{:>7}\
-         {:>5}{:>8}{:>7}\n",
+        "\n{:<16}{:<9}{:>9}{:>22}{:>7}{:>8}{:>8}{:>9}{:>9}{:>9}{:>8}{:>7}{:>6}{:>7}{:>6}{:>7}{:>7}\
+         {:>5}{:>9}{:>8}\n",
         "work",
         "engine",
         "ops/s",
@@ -154,7 +154,7 @@ fn render(report: &Report) -> String {
     }
     text.push_str(LEGEND);
     text.push_str(&format!(
-        "\n{:<16}{:<9}{:>19}{:>19}{:>19}{:>19}{:>8}{:>8}{:>7}{:>7}{:>7}{:>7}\n",
+        "\n{:<17}{:<9}{:>21}{:>21}{:>21}{:>21}{:>8}{:>8}{:>7}{:>7}{:>7}{:>7}\n",
         "ours over theirs",
         "engine",
         "x ops/s",
@@ -180,13 +180,13 @@ amplification, bytes of the disk over bytes of keys and\nvalues; reads: of the d
 operation; stall: seconds in tenths of a second with less than a tenth of the mean rate;\nsettle: \
 seconds until flushes and merges that were due were done; cpu s: processor seconds of the process \
 for a million\noperations, settling included; RSS in MiB; disk: random reads of 4 KiB a second at \
-this depth, and MB/s of writes of 256 KiB,\nmeasured before each turn. Quorate counts what its grid \
-reads and writes, the others are counted by /proc/self/io. All answers\nwere compared with what was \
-written last, and a sample was read back after all work that writes.\n";
+this depth, and MB/s of writes of 256 KiB,\nmeasured before each turn. Quorate counts what its \
+grid reads and writes, the others are counted by /proc/self/io. All answers\nwere compared with \
+what was written last, and a sample was read back after all work that writes.\n";
 
 const RATIO_LEGEND: &str = "\nx ops/s and x with settling: more is better; all others: less is \
-better. With the least and the most of the rounds.\ndisk, theirs: our and their reads a second over \
-those of the disk just before.\n";
+better. With the least and the most of the rounds.\ndisk, theirs: our and their reads a second \
+over those of the disk just before.\n";
 
 fn dash(value: Option<f64>, digits: usize) -> String {
     value.map_or("-".into(), |value| format!("{value:.digits$}"))
@@ -197,8 +197,8 @@ fn render_row(row: &Row) -> String {
     let Spread { median, least, most } = per_second;
     let latency = &middle.latency;
     format!(
-        "{:<16}{:<9}{median:>9.0}{:>20}{:>7.1}{:>8.1}{:>8.0}{:>9.0}{:>9.0}{:>9.0}{:>6}{:>7}{:>6.2}\
-         {:>6}{:>6.1}{:>7.2}{:>7.2}{:>5}{:>8}{:>7}\n",
+        "{:<16}{:<9}{median:>9.0}{:>22}{:>7.1}{:>8.1}{:>8.0}{:>9.0}{:>9.0}{:>9.0}{:>8}{:>7}{:>6.2}\
+         {:>7}{:>6.1}{:>7.2}{:>7.2}{:>5}{:>9}{:>8}\n",
         middle.work.name(),
         engine.name(),
         format!("({least:.0} .. {most:.0})"),
@@ -229,7 +229,7 @@ fn render_ratio(ratio: &Ratio) -> String {
     };
     let middle = |value: &Option<Spread>| dash(value.map(|value| value.median), 2);
     format!(
-        "{:<16}{:<9}{:>19}{:>19}{:>19}{:>19}{:>8}{:>8}{:>7}{:>7}{:>7}{:>7}\n",
+        "{:<17}{:<9}{:>21}{:>21}{:>21}{:>21}{:>8}{:>8}{:>7}{:>7}{:>7}{:>7}\n",
         ratio.work.name(),
         ratio.engine.name(),
         full(&ratio.throughput),

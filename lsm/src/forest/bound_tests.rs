@@ -1,0 +1,150 @@
+//! What may not grow without end: debt, bars, space; and what an idle forest does.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use ioring::sim::{Config as SimConfig, World};
+
+use super::harness::{self, Action, Driver, Shape};
+use crate::config::Config;
+
+/// Debt that applying goes on with, for so much work: see [`super::Forest::paced`].
+fn debt_max(work: u64) -> u64 {
+    work / 8 + 4
+}
+
+async fn pulse(driver: &mut Driver, log: &mut Vec<Vec<Action>>) {
+    log.push(vec![Action::Pulse]);
+    driver.run(log, log.len() as u64).await;
+}
+
+/// Values of several blocks between ones of a few bytes: a value is one entry and all its blocks.
+#[test]
+fn large_values_between_small_ones_keep_bars_ending_and_debt_within_its_bound() {
+    let mut world = World::new(21, SimConfig::default());
+    let node = world.add_node("store");
+    let main = || async {
+        let config = Config { grid_blocks_max: 12 << 10, ..harness::config() };
+        let mut driver = Driver::open(&config, Rc::default()).await;
+        let (mut log, mut bars, mut bar_ops, mut longest) = (Vec::new(), 0, 0, 0);
+        for op in 0..2500u32 {
+            let len = if op % 3 == 0 { 16 << 10 } else { 20 };
+            log.push(vec![Action::Put { key: op % 500, len, deadline: 0 }]);
+            driver.run(&log, log.len() as u64).await;
+            let stats = driver.forest.stats();
+            assert!(stats.debt <= debt_max(stats.work), "op {op}: {stats:?}");
+            assert!(driver.forest.space().allows_puts(), "op {op}: {:?}", driver.forest.space());
+            bar_ops = if driver.bars == bars { bar_ops + 1 } else { 0 };
+            longest = longest.max(bar_ops);
+            bars = driver.bars;
+        }
+        // The log's share of a bar, in ops of a sector each, is the longest that one can be.
+        assert!(bars > 40 && longest < 200, "{bars} bars, the longest of {longest} ops");
+        // 500 keys, a third of them of four blocks and a bit: what was overwritten is gone again.
+        let live = driver.forest.grid().space();
+        let live = live.acquired - live.staged - live.pending;
+        assert!(live < 3 * 500 * 5, "{live} blocks for 500 keys");
+        for key in 0..500 {
+            log.push(vec![Action::Delete { key }]);
+        }
+        driver.run(&log, log.len() as u64).await;
+        for _ in 0..40 * 32 {
+            pulse(&mut driver, &mut log).await;
+        }
+        let left = driver.forest.grid().space();
+        let left = left.acquired - left.staged - left.pending;
+        assert!(left < live, "{left} of {live} blocks are left of nothing");
+        driver.check(&log, 500).await;
+        assert_eq!(driver.forest.verify().await, []);
+    };
+    world.run(node, main).unwrap();
+}
+
+/// Pulses pay for what the last bar planned; after that neither is one asked for nor the disk used.
+#[test]
+fn an_idle_forest_is_done_after_some_pulses_and_then_leaves_the_disk_alone() {
+    for ops in [333, 700, 1111] {
+        let shape = Shape { ops, deadlines: 0, pulses: 0, ..Shape::default() };
+        let mut log = harness::log(91, &shape);
+        let mut world = World::new(22, SimConfig::default());
+        let node = world.add_node("store");
+        let main = move || async move {
+            let mut driver = Driver::open(&harness::config(), Rc::default()).await;
+            // Up to where a bar has planned jobs.
+            let mut at = ops - 300;
+            while at < ops || !driver.forest.pending().jobs {
+                at += 1;
+                driver.run(&log, at.min(log.len() as u64)).await;
+                if at > ops {
+                    log.push(vec![Action::Put { key: 1, len: 100, deadline: 0 }]);
+                }
+                assert!(at < ops + 500, "no bar has jobs");
+            }
+            let mut pulses = 0;
+            while driver.forest.pending().jobs {
+                pulse(&mut driver, &mut log).await;
+                pulses += 1;
+                // A bar for each level that may come to be over its size, and one for the flush.
+                assert!(pulses <= 32 * 6, "{:?} after {pulses} pulses", driver.forest.pending());
+            }
+            assert!(pulses > 0);
+            driver.settle().await;
+            let before = driver.forest.grid().stats();
+            ioring::sleep(Duration::from_secs(3600)).await;
+            assert_eq!(driver.forest.grid().stats(), before);
+            assert!(!driver.forest.pending().jobs && driver.forest.pending().deadline.is_none());
+            let stats = driver.forest.stats();
+            assert_eq!(stats.debt, 0);
+        };
+        world.run(node, main).unwrap();
+    }
+}
+
+/// A full grid of which every key is deleted, once by deletes and once by a flush of everything.
+/// After deletes writes are taken again within some bars; after a flush nearly all of the space is
+/// back after the next checkpoint.
+#[test]
+fn a_full_grid_takes_writes_again_within_a_number_of_bars() {
+    for (flush, bars_max) in [(true, 12), (false, 200)] {
+        let mut world = World::new(23, SimConfig::default());
+        let node = world.add_node("store");
+        let main = move || async move {
+            let config = Config { grid_blocks_max: 8192, ..harness::config() };
+            let mut driver = Driver::open(&config, Rc::default()).await;
+            let (mut log, mut key) = (Vec::new(), 0);
+            while driver.forest.space().allows_puts() {
+                let put = |key| Action::Put { key, len: 900, deadline: 0 };
+                log.push((key..key + 4).map(put).collect());
+                key += 4;
+                driver.run(&log, log.len() as u64).await;
+            }
+            let (bars, read) = (driver.bars, driver.forest.grid().stats().read_bytes);
+            if flush {
+                driver.forest.set_generation(1, 2, driver.forest.version() + 1);
+            } else {
+                for first in (0..key).step_by(4) {
+                    log.push((first..first + 4).map(|key| Action::Delete { key }).collect());
+                    assert!(driver.forest.space().allows_deletes(), "key {first} of {key}");
+                    driver.run(&log, log.len() as u64).await;
+                }
+            }
+            let wanted = if flush { 8192 * 9 / 10 } else { 0 };
+            let is_back = |driver: &Driver| {
+                let space = driver.forest.space();
+                space.allows_puts() && space.free > wanted
+            };
+            while !is_back(&driver) {
+                let pending = driver.forest.pending();
+                assert!(flush || pending.jobs || pending.space, "{:?}", driver.forest.space());
+                pulse(&mut driver, &mut log).await;
+                let bars = driver.bars - bars;
+                assert!(bars <= bars_max, "{bars} bars: {:?}", driver.forest.space());
+            }
+            let bars = driver.bars - bars;
+            let read = driver.forest.grid().stats().read_bytes - read;
+            println!("{key} keys, flush {flush}: {bars} bars, {read} bytes read");
+            assert_eq!(driver.forest.verify().await, []);
+        };
+        world.run(node, main).unwrap();
+    }
+}
