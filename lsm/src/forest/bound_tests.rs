@@ -118,7 +118,7 @@ fn a_full_grid_takes_writes_again_within_a_number_of_bars() {
                 key += 4;
                 driver.run(&log, log.len() as u64).await;
             }
-            let (bars, read) = (driver.bars, driver.forest.grid().stats().read_bytes);
+            let bars = driver.bars;
             if flush {
                 driver.forest.set_generation(1, 2, driver.forest.version() + 1);
             } else {
@@ -140,9 +140,6 @@ fn a_full_grid_takes_writes_again_within_a_number_of_bars() {
                 let bars = driver.bars - bars;
                 assert!(bars <= bars_max, "{bars} bars: {:?}", driver.forest.space());
             }
-            let bars = driver.bars - bars;
-            let read = driver.forest.grid().stats().read_bytes - read;
-            println!("{key} keys, flush {flush}: {bars} bars, {read} bytes read");
             assert_eq!(driver.forest.verify().await, []);
         };
         world.run(node, main).unwrap();
