@@ -465,7 +465,10 @@ impl<'a> Output<'a> {
     }
 
     async fn finish_table(&mut self) {
-        let Some(mut builder) = self.builder.take() else { return };
+        // One that took nothing yet has no block either.
+        let Some(mut builder) = self.builder.take().filter(|builder| !builder.is_empty()) else {
+            return;
+        };
         if let Some(image) = builder.close_block() {
             self.write(image).await;
         }
