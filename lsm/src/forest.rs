@@ -884,6 +884,8 @@ const LEVEL0_STUCK: usize = 8;
 #[cfg(test)]
 mod bound_tests;
 #[cfg(test)]
+mod compaction_tests;
+#[cfg(test)]
 pub(crate) mod harness;
 #[cfg(test)]
 mod row_tests;

@@ -283,8 +283,9 @@ impl<'p> Plan<'p> {
         let run = self.manifest.runs().first().filter(|run| run.level == LevelNumber(0))?;
         let work = memtable_work(self.setting.config, memtable);
         let blocks = run.tables.blocks();
-        let small =
-            blocks <= 2 * work + 2 && blocks + work <= memtable_blocks(self.setting.config) / 2;
+        // Index blocks and blocks that are not full count here, and do not in a memtable.
+        let most = memtable_blocks(self.setting.config) + 2;
+        let small = blocks <= 2 * work + 2 && blocks + work <= most;
         let grouped = groups.iter().any(|group| run.number <= group.number);
         let readable = !run.tables.tables().iter().any(|table| self.setting.is_quarantined(table));
         let dead = run.tables.tables().iter().any(|table| self.is_all_dead(table));
