@@ -55,9 +55,14 @@ pub(crate) enum FrameClass {
     Index,
 }
 
-/// Hits and misses since start.
+/// Hits and misses since start. A look-up that no memtable answers asks for the row, then for an
+/// index and a page of each table on the way; scans ask for indexes and pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStats {
+    /// Rows found; counted by the forest, which has them.
+    pub row_hits: u64,
+    /// Rows not found.
+    pub row_misses: u64,
     /// Pages found.
     pub page_hits: u64,
     /// Pages not found.

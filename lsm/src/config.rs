@@ -229,16 +229,18 @@ impl Config {
     }
 
     /// How the cache is divided. What is read one by one is worth keeping as rows: a page of which
-    /// one row is asked for takes the room of thirty.
+    /// one row is asked for takes the room of thirty. Index blocks come first: without its index a
+    /// read costs a block instead of a page. Each takes a frame of a block, one for each table, so
+    /// that their share holds those of a grid of seven times the cache.
     #[must_use]
     pub fn cache_shares(&self) -> CacheShares {
         let sixteenth = self.cache_bytes as usize / 16;
         CacheShares {
             rows: 4 * sixteenth,
-            pages: 6 * sixteenth,
+            pages: 4 * sixteenth,
             pages_medium: sixteenth,
             pages_large: sixteenth,
-            indexes: 4 * sixteenth,
+            indexes: 6 * sixteenth,
         }
     }
 

@@ -44,6 +44,7 @@ use thiserror::Error;
 
 use crate::bar::{BarEnd, Progress};
 use crate::block::{BlockAddress, BlockFault, BlockReference, BlockType};
+use crate::cache::CacheStats;
 use crate::checkpoint::{self, Checkpoint, OpenError, Root, RootState};
 use crate::compaction::budget::Budget;
 use crate::compaction::job::{self, Context, Corrupt, Done, Outcome};
@@ -816,6 +817,13 @@ impl Forest {
         let objects = &self.trees[Tree::Objects.index()].manifest;
         let dead_percent = objects.census().dead_percent().unwrap_or(0);
         Stats { work, debt, runs, dead_percent, ..self.stats }
+    }
+
+    /// What its caches have answered since the open.
+    #[must_use]
+    pub fn cache_stats(&self) -> CacheStats {
+        let (row_hits, row_misses) = self.rows.borrow().hits_and_misses();
+        CacheStats { row_hits, row_misses, ..self.grid.stats().cache }
     }
 
     /// What jobs have found to be corrupt since the open.

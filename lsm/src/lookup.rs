@@ -271,3 +271,6 @@ pub(crate) fn tables<R>(
     }
     Lookup::Absent
 }
+
+#[cfg(test)]
+mod tests;

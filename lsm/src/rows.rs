@@ -88,6 +88,8 @@ pub(crate) struct RowCache {
     taken: u64,
     /// Hashes of rows that were asked for and not let in, where the ring is full.
     marks: Buffer,
+    hits: u64,
+    misses: u64,
 }
 
 /// A place in the ring, as a slot keeps it: never 0.
@@ -147,17 +149,28 @@ impl RowCache {
             written: 0,
             taken: 0,
             marks: Buffer::zeroed(slots / 2 * size_of::<u32>()),
+            hits: 0,
+            misses: 0,
         }
     }
 
     /// The row of a key, which counts as used from now on. `hash` is [`filter::hash`] of the key.
     #[inline]
     pub(crate) fn get(&mut self, hash: u64, key: &[u8]) -> Option<EntryRef<'_>> {
-        let (at, slot) = self.find(hash, key)?;
+        let Some((at, slot)) = self.find(hash, key) else {
+            self.misses += 1;
+            return None;
+        };
+        self.hits += 1;
         if !slot.is_used() {
             self.set(at, Slot(slot.0 | Slot::USED));
         }
         Some(self.row(slot.place()))
+    }
+
+    /// How often a row was found, and not found.
+    pub(crate) fn hits_and_misses(&self) -> (u64, u64) {
+        (self.hits, self.misses)
     }
 
     /// Takes a row that a look-up has just found in the tables, if it fits and is worth keeping.

@@ -11,6 +11,7 @@
 
 use crate::metrics::Snapshot;
 use crate::metrics::text::Gauge;
+use lsm::cache::CacheStats;
 use lsm::forest::Stats;
 use serde::Serialize;
 use std::net::SocketAddr;
@@ -50,6 +51,33 @@ impl PhaseCell {
     }
 }
 
+/// How often a shard's caches had what was asked for, since the start.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct CacheReport {
+    /// Rows: asked for when no memtable has a version of the key.
+    pub row_hits: u64,
+    /// The others.
+    pub row_misses: u64,
+    /// Pages of tables.
+    pub page_hits: u64,
+    /// The others: most of them are a read of the disk.
+    pub page_misses: u64,
+    /// Index blocks of tables.
+    pub index_hits: u64,
+    /// The others: each is a read of a whole block.
+    pub index_misses: u64,
+}
+
+impl CacheReport {
+    /// As the storage counts them.
+    #[must_use]
+    pub fn new(stats: &CacheStats) -> CacheReport {
+        let CacheStats { row_hits, row_misses, page_hits, page_misses, index_hits, index_misses } =
+            *stats;
+        CacheReport { row_hits, row_misses, page_hits, page_misses, index_hits, index_misses }
+    }
+}
+
 /// A shard's numbers.
 #[derive(Debug, Clone, Serialize)]
 pub struct ShardReport {
@@ -70,6 +98,8 @@ pub struct ShardReport {
     /// What its compaction has done since the start, and what it owes: for metrics.
     #[serde(skip)]
     pub compaction: Stats,
+    /// Its caches.
+    pub cache: CacheReport,
 }
 
 /// How far a shard's scrub is.
@@ -270,6 +300,15 @@ pub fn gauges(phase: Phase, reports: &[CoreReport]) -> Vec<Gauge> {
         of_shards("scrub_eta_seconds", "Time until the scrub's cycle has read all blocks.", |s| {
             s.scrub.eta_s
         }),
+        of_caches("cache_hits_total", "What was asked of a cache and was there.", reports, |c| {
+            [c.row_hits, c.page_hits, c.index_hits]
+        }),
+        of_caches(
+            "cache_misses_total",
+            "What was asked of a cache and was not there.",
+            reports,
+            |c| [c.row_misses, c.page_misses, c.index_misses],
+        ),
     ];
     gauges.extend(of_compaction(reports));
     gauges
@@ -355,6 +394,21 @@ const COMPACTION: &[OfCompaction] = &[
     ),
 ];
 
+/// A number of each kind of cache of each shard.
+fn of_caches(
+    name: &'static str,
+    help: &'static str,
+    reports: &[CoreReport],
+    values: fn(&CacheReport) -> [u64; 3],
+) -> Gauge {
+    let shards = reports.iter().flat_map(|report| &report.shards);
+    let values = shards.flat_map(|shard| {
+        let label = |kind| format!("shard=\"{}\",kind=\"{kind}\"", shard.shard);
+        ["row", "page", "index"].map(label).into_iter().zip(values(&shard.cache))
+    });
+    Gauge { name, help, values: values.collect() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -376,6 +430,7 @@ mod tests {
                 grid_blocks_reserved: 3,
                 scrub: ScrubReport::default(),
                 compaction: Stats { blocks_moved: 5, ..Default::default() },
+                cache: CacheReport { page_hits: 8, index_misses: 2, ..CacheReport::default() },
             }],
             replica: Some(ReplicaReport {
                 replica: 0,
@@ -417,6 +472,21 @@ mod tests {
         assert!(text.contains(line), "{text}");
         assert!(text.contains("# TYPE quorate_compaction_blocks_moved_total counter"), "{text}");
         assert!(text.contains("# TYPE quorate_compaction_debt_blocks gauge"), "{text}");
+    }
+
+    #[test]
+    fn caches_are_counted_by_kind() {
+        let text =
+            crate::metrics::text::write(&Snapshot::default(), &gauges(Phase::Serving, &[report()]));
+        for line in [
+            "# TYPE quorate_cache_hits_total counter",
+            "quorate_cache_hits_total{shard=\"0\",kind=\"page\"} 8",
+            "quorate_cache_misses_total{shard=\"0\",kind=\"index\"} 2",
+            "quorate_cache_misses_total{shard=\"0\",kind=\"row\"} 0",
+            "# TYPE quorate_memtable_bytes gauge",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} is not in {text}");
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ use crate::resp::{self, Ask, Host};
 use crate::shard::apply::{Applier, Committed, Deliver, Progress};
 use crate::shard::keeper::Keeper;
 use crate::shard::scrubber::Scrubbers;
-use crate::status::{CoreReport, Identity, PhaseCell, ReplicaReport, ShardReport};
+use crate::status::{CacheReport, CoreReport, Identity, PhaseCell, ReplicaReport, ShardReport};
 use crate::topology::{CoreIndex, Topology};
 
 /// See the module's text.
@@ -459,6 +459,7 @@ impl Core {
                 grid_blocks_reserved: shard.forest().space().reserve_puts(),
                 scrub: self.scrubbers.report(index),
                 compaction: shard.forest().stats(),
+                cache: CacheReport::new(&shard.forest().cache_stats()),
             };
             shards.iter().enumerate().map(report).collect()
         });

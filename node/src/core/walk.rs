@@ -36,8 +36,9 @@ use crate::resp::{Read, ScanRequest, Unknown, reply};
 use crate::shard::{KIND_STRING, LATEST};
 use crate::topology::CoreIndex;
 
-/// Entries that a step looks at.
+/// Entries that a step looks at, at most and at least.
 const STEP: usize = 256;
+const STEP_MIN: usize = 16;
 /// Keys that a step of SCAN looks at beyond what was asked for, at most.
 const SCAN_MAX: usize = 10_000;
 
@@ -234,7 +235,7 @@ async fn walk(
     while shard < core.topology.shards() {
         let here = core.applier.with_shards(|shards| shards.index_of(ShardId(shard)));
         let next = match here {
-            Some(index) => walk_shard(core, index, key, &mut visit).await?,
+            Some(index) => walk_shard(core, index, key, wanted, &mut visit).await?,
             None => walk_far(core, ShardId(shard), key, wanted, &mut visit).await?,
         };
         if let Some(key) = next {
@@ -292,7 +293,7 @@ pub async fn step(
     let here = core.applier.with_shards(|shards| shards.index_of(shard));
     let index = here.expect("a walk goes to the core of the shard");
     let mut keys: Vec<Vec<u8>> = Vec::new();
-    let next = walk_shard(core, index, from, &mut |key| {
+    let next = walk_shard(core, index, from, limit, &mut |key| {
         keys.push(key.to_vec());
         if keys.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })
@@ -305,11 +306,13 @@ fn behind(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
 }
 
-/// Walks over the encoded live keys of a shard of this core.
+/// Walks over the encoded live keys of a shard of this core. A step looks at about as many as are
+/// wanted: what a scan reads at first is measured by that.
 async fn walk_shard(
     core: &Core,
     shard: usize,
     from: Vec<u8>,
+    wanted: usize,
     visit: &mut impl FnMut(&[u8]) -> ControlFlow<()>,
 ) -> Result<Option<Vec<u8>>, ErrorCode> {
     let mut range = core.applier.with_shards(|shards| {
@@ -324,7 +327,7 @@ async fn walk_shard(
         let now = core.now().0.max(core.applier.log_time().0);
         let mut last = None;
         let step = core.applier.with_shards(|shards| {
-            shards.at(shard).forest().scan_step(&mut scan, STEP, |entry| {
+            shards.at(shard).forest().scan_step(&mut scan, wanted.clamp(STEP_MIN, STEP), |entry| {
                 if entry.deadline != 0 && entry.deadline <= now {
                     return ControlFlow::Continue(());
                 }
