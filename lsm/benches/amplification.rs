@@ -13,6 +13,8 @@
 //!
 //! `AMPLIFICATION_KEYS` sets the number of keys: 312,500 stand for five million of 116 bytes.
 
+#![expect(clippy::print_stdout, reason = "what was counted is printed")]
+
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
@@ -80,7 +82,7 @@ impl Store {
             None => self.forest.delete(&key_of(number), self.version),
         }
         let bytes = self.forest.memtable_bytes();
-        if self.version % BEAT == 0 {
+        if self.version.is_multiple_of(BEAT) {
             self.forest.beat(Progress::of(bytes, self.config.memtable_bytes));
             self.forest.paced().await;
         }
@@ -94,7 +96,7 @@ impl Store {
         self.bar += 1;
         // Every fourth bar a checkpoint, whose blocks come free with the bar after the next.
         let op = self.bar * 1000;
-        let checkpoint = (self.bar % 4 == 0).then_some(self.bar_first);
+        let checkpoint = self.bar.is_multiple_of(4).then_some(self.bar_first);
         let free = (self.bar > 4 && self.bar % 4 == 1).then_some(self.bar_first);
         let end = BarEnd { op, checkpoint, free };
         self.bar_first = op;
