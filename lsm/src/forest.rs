@@ -493,8 +493,7 @@ impl Forest {
         if scan.version_max() < self.snapshot_min {
             return ScanStep::TooOld;
         }
-        let tree = scan.tree;
-        let state = &self.trees[tree.index()];
+        let (tree, state) = (scan.tree, &self.trees[scan.tree.index()]);
         let view = View {
             grid: &self.grid,
             memtables: &state.memtables,
