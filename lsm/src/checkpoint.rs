@@ -395,6 +395,8 @@ impl RootState {
         let block = read(grid, "root", &root.0, BlockType::Checkpoint).await?;
         let malformed = || OpenError::Malformed(root.0);
         let view = RootView::parse(&block).ok_or_else(malformed)?;
+        // One buffer has to do: there may not be another.
+        drop(block);
         let mut chunks: Vec<Vec<u8>> = Vec::new();
         for reference in &view.free_set {
             let block = read(grid, "free set", reference, BlockType::FreeSet).await?;

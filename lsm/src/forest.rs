@@ -516,10 +516,16 @@ impl Forest {
     ///
     /// For each: if the object's current deadline is the one found, [`Forest::delete`] it; in any
     /// case [`Forest::delete_due`].
+    /// Dead generations are passed over. How much of them compaction has dropped already depends on
+    /// whether the log was replayed from a checkpoint; what a pulse does must not.
     pub fn due_step(&mut self, due: &mut DueScan, limit: usize, out: &mut Vec<Due>) -> DueStep {
         let now = due.now;
         let mut next = None;
+        let generations = &self.generations;
         let step = self.scan_step(&mut due.scan, 4 * limit, |entry| {
+            if generations.is_dead(Tree::Expiry, entry.key) {
+                return ControlFlow::Continue(());
+            }
             let (deadline, key) = expiry::decode(entry.key).expect("expiry keys have a deadline");
             if deadline > now {
                 next = Some(deadline);
@@ -807,6 +813,12 @@ impl Forest {
         !self.quarantined.is_empty() && self.trees.iter().any(too_many)
     }
 
+    /// Live tables of all trees.
+    #[must_use]
+    pub fn table_count(&self) -> usize {
+        self.manifest_log.tables().len()
+    }
+
     /// What was done since the open, and what is owed.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -894,6 +906,8 @@ mod bound_tests;
 mod compaction_tests;
 #[cfg(test)]
 pub(crate) mod harness;
+#[cfg(test)]
+mod proof;
 #[cfg(test)]
 mod row_tests;
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! The log itself is taken for durable: a run after a crash applies it from the newest checkpoint
 //! whose root the superblock holds.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -112,7 +112,7 @@ pub(crate) fn log(seed: u64, shape: &Shape) -> Vec<Vec<Action>> {
         .collect()
 }
 
-const OP_SPAN: u64 = 1000;
+pub(crate) const OP_SPAN: u64 = 1 << 20;
 
 /// The version of an op's write.
 pub(crate) fn version(op: u64, index: u64) -> u64 {
@@ -206,12 +206,14 @@ pub(crate) fn config() -> Config {
 }
 
 pub(crate) fn limits(config: &Config) -> Limits {
+    // The largest value twice, or a few small ones.
+    let prepare_bytes_max = u64::from(config.value_size_max) * 2;
     let limits = Limits {
         memtable_bytes: config.memtable_bytes,
         memtable_bytes_max: 0,
-        log_bytes_max: 2 << 20,
-        prepare_bytes_max: 32 << 10,
-        effects_bytes_max: 32 << 10,
+        log_bytes_max: 64 * prepare_bytes_max,
+        prepare_bytes_max,
+        effects_bytes_max: prepare_bytes_max,
         pipeline: 4,
     };
     Limits { memtable_bytes_max: limits.memtable_bytes_needed(), ..limits }
@@ -288,12 +290,14 @@ pub(crate) struct Driver {
     pub(crate) op: u64,
     checkpoint: Option<Task<SuperBlock>>,
     superblock: Option<SuperBlock>,
-    extra: u64,
-    extra_previous: u64,
+    /// The op, and what else is to be known of it when the log is applied from it on.
+    extra: Vec<u8>,
+    extra_previous: Vec<u8>,
     pub(crate) checkpoints: u64,
     pub(crate) bars: u64,
     /// Op of the newest checkpoint known durable, for a test to look at after a crash.
     pub(crate) durable: Rc<Cell<u64>>,
+    pub(crate) roots: Rc<RefCell<BTreeMap<u64, Root>>>,
 }
 
 impl Driver {
@@ -314,12 +318,25 @@ impl Driver {
             op,
             checkpoint: None,
             superblock: Some(superblock),
-            extra: op,
-            extra_previous: op,
+            extra_previous: extra.clone(),
+            extra,
             checkpoints: 0,
             bars: 0,
             durable,
+            roots: Rc::default(),
         }
+    }
+
+    /// What was remembered of the op that the log is applied from on; see [`Driver::remember`].
+    pub(crate) fn remembered(&self) -> &[u8] {
+        self.extra.get(8..).unwrap_or(&[])
+    }
+
+    /// Ends the application of the op: a checkpoint of it keeps `more`.
+    pub(crate) fn remember(&mut self, more: &[u8]) {
+        self.extra.clear();
+        self.extra.extend_from_slice(&self.op.to_le_bytes());
+        self.extra.extend_from_slice(more);
     }
 
     /// Applies the log up to an op.
@@ -328,7 +345,14 @@ impl Driver {
             let actions = &log[self.op as usize];
             self.op += 1;
             self.apply(actions).await;
-            self.after(actions).await;
+            self.remember(&[]);
+            self.after(Weight {
+                log_bytes: 4096,
+                memtable_bytes: actions.iter().map(weight_of).sum(),
+                effects_bytes: 0,
+                pulse: matches!(actions[..], [Action::Pulse]),
+            })
+            .await;
         }
     }
 
@@ -344,10 +368,9 @@ impl Driver {
                 Action::Pulse => self.pulse().await,
             }
         }
-        self.extra = self.op;
     }
 
-    async fn pulse(&mut self) {
+    pub(crate) async fn pulse(&mut self) {
         let now = version(self.op, 0);
         let mut walk = self.forest.due(now);
         let mut all = Vec::new();
@@ -370,13 +393,7 @@ impl Driver {
     }
 
     /// The beat, and what ends with this op.
-    async fn after(&mut self, actions: &[Action]) {
-        let weight = Weight {
-            log_bytes: 4096,
-            memtable_bytes: actions.iter().map(weight_of).sum(),
-            effects_bytes: 0,
-            pulse: matches!(actions, [Action::Pulse]),
-        };
+    pub(crate) async fn after(&mut self, weight: Weight) {
         let step = self.schedule.dispatch(self.op, &weight);
         self.forest.beat(step.progress);
         self.forest.paced().await;
@@ -389,16 +406,17 @@ impl Driver {
             self.checkpoint_durable().await;
         }
         self.bars += 1;
-        let extra = self.extra_previous.to_le_bytes();
-        let checkpoint = self.forest.bar_end(&end, &extra).unwrap();
-        self.extra_previous = self.extra;
+        let checkpoint = self.forest.bar_end(&end, &self.extra_previous).unwrap();
+        self.extra_previous.clone_from(&self.extra);
         if let Some(checkpoint) = checkpoint {
             self.checkpoint_durable().await;
             let mut superblock = self.superblock.take().unwrap();
-            let durable = Rc::clone(&self.durable);
+            let (durable, roots) = (Rc::clone(&self.durable), Rc::clone(&self.roots));
             let work = async move {
                 let op = checkpoint.op();
                 let root = checkpoint.write().await;
+                let known = roots.borrow_mut().insert(op, root);
+                assert!(known.is_none_or(|known| known == root), "op {op} has two checkpoints");
                 superblock.write(op, root).await;
                 durable.set(op);
                 superblock
@@ -407,6 +425,11 @@ impl Driver {
             let task = ioring::spawn(ioring::Queue::Background, "checkpoint", work);
             self.checkpoint = Some(task);
         }
+    }
+
+    /// Op of the newest checkpoint that was taken.
+    pub(crate) fn checkpoint_op(&self) -> u64 {
+        self.schedule.checkpoint_op()
     }
 
     /// Waits for the checkpoint under way.
