@@ -56,10 +56,10 @@ impl BlockAddress {
         self.0.get()
     }
 
-    /// Offset in the grid file, in bytes.
+    /// Offset in the grid file, in bytes; of an address that no file has, the largest there is.
     #[must_use]
     pub fn offset(self, block_size: u32) -> u64 {
-        self.get() * u64::from(block_size)
+        self.get().saturating_mul(u64::from(block_size))
     }
 }
 

@@ -395,3 +395,6 @@ mod tests {
         assert!(class.get(&written_again).is_none());
     }
 }
+
+#[cfg(test)]
+mod model_tests;

@@ -117,6 +117,9 @@ pub enum OpenError {
     /// A table of a tree that this release does not have.
     #[error("a table belongs to unknown tree {0}")]
     UnknownTree(TreeId),
+    /// A table, named by its index block, that shares keys with another one of its run.
+    #[error("table {0} does not fit its level")]
+    Misplaced(BlockAddress),
     /// The manifest cannot be read.
     #[error("manifest of the checkpoint: {0}")]
     Manifest(ReadError),

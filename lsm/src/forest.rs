@@ -283,7 +283,11 @@ impl Forest {
         forest.manifest_log = log.map_err(OpenError::Manifest)?;
         for (level, table) in forest.manifest_log.tables() {
             let tree = Tree::from_id(table.tree).ok_or(OpenError::UnknownTree(table.tree))?;
-            forest.trees[tree.index()].manifest.insert(level, Rc::clone(table));
+            let manifest = &mut forest.trees[tree.index()].manifest;
+            if !manifest.fits(level, table) {
+                return Err(OpenError::Misplaced(table.index.address));
+            }
+            manifest.insert(level, Rc::clone(table));
         }
         forest.version = state.version;
         forest.version_bar = state.version;

@@ -47,16 +47,19 @@ impl Level {
 
     /// Adds a table where its keys belong.
     pub(crate) fn insert(&mut self, table: Rc<TableInfo>) {
-        assert!(table.key_min <= table.key_max, "a table's keys are in order");
-        let at = self.tables.partition_point(|other| order(other) < order(&table));
-        if let Some(previous) = at.checked_sub(1).map(|at| &self.tables[at]) {
-            assert!(previous.key_max <= table.key_min, "tables of a level are disjoint");
-        }
-        if let Some(next) = self.tables.get(at) {
-            assert!(table.key_max <= next.key_min, "tables of a level are disjoint");
-        }
+        let at = self.place(&table).expect("tables of a level are disjoint, their keys in order");
         self.blocks += table_blocks(&table);
         Rc::make_mut(&mut self.tables).insert(at, table);
+    }
+
+    /// Where a table belongs; none if it shares keys with another.
+    pub(crate) fn place(&self, table: &TableInfo) -> Option<usize> {
+        let at = self.tables.partition_point(|other| order(other) < order(table));
+        let (before, behind) = self.tables.split_at(at);
+        let fits = table.key_min <= table.key_max
+            && before.last().is_none_or(|previous| previous.key_max <= table.key_min)
+            && behind.first().is_none_or(|next| table.key_max <= next.key_min);
+        fits.then_some(at)
     }
 
     /// Removes a table, which is there.

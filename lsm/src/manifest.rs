@@ -23,7 +23,7 @@
 //! a job runs: jobs and readers hold the tables they need by reference count. Each change also goes
 //! to the manifest log, whose checkpointed form is what an open starts from.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -144,6 +144,19 @@ impl Manifest {
             at
         });
         self.runs[at].tables.insert(table);
+    }
+
+    /// Whether a table that was read can be inserted.
+    pub(crate) fn fits(&self, level: LevelNumber, table: &TableInfo) -> bool {
+        let run = match level.cmp(&self.last_number) {
+            Ordering::Greater => return false,
+            Ordering::Equal => Some(&self.last),
+            Ordering::Less => {
+                let at = self.place(level, table.run);
+                at.ok().map(|at| &self.runs[at].tables)
+            }
+        };
+        run.is_none_or(|run| run.place(table).is_some())
     }
 
     fn place(&self, level: LevelNumber, number: u64) -> Result<usize, usize> {

@@ -225,7 +225,7 @@ pub(crate) fn options(config: &Config) -> Options {
 }
 
 /// Two slots of a sector each, written in turn; the higher valid sequence number counts.
-struct SuperBlock {
+pub(super) struct SuperBlock {
     file: File,
     sequence: u64,
 }
@@ -283,6 +283,19 @@ pub(crate) async fn format(config: &Config) {
     ioring::fs::sync_dir(Path::new("/")).unwrap();
 }
 
+/// Opens the newest checkpoint, or another root; gives the forest, what its owner stored in it, and its op.
+pub(super) async fn open_forest(
+    config: &Config,
+    other: Option<Root>,
+) -> Result<(Forest, Vec<u8>, u64, SuperBlock), Box<dyn std::error::Error>> {
+    let grid = Grid::open(Path::new(GRID_PATH), OWNER, config, Direct::Preferred).await?;
+    let (superblock, newest) = SuperBlock::open().await;
+    let op = newest.map_or(0, |(op, _)| op);
+    let root = other.or(newest.map(|(_, root)| root));
+    let (forest, extra) = Forest::open(grid, root.as_ref(), options(config)).await?;
+    Ok((forest, extra, op, superblock))
+}
+
 /// A shard's loop in small.
 pub(crate) struct Driver {
     pub(crate) forest: Forest,
@@ -303,12 +316,7 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) async fn open(config: &Config, durable: Rc<Cell<u64>>) -> Driver {
         format(config).await;
-        let grid =
-            Grid::open(Path::new(GRID_PATH), OWNER, config, Direct::Preferred).await.unwrap();
-        let (superblock, newest) = SuperBlock::open().await;
-        let op = newest.map_or(0, |(op, _)| op);
-        let root = newest.map(|(_, root)| root);
-        let (forest, extra) = Forest::open(grid, root.as_ref(), options(config)).await.unwrap();
+        let (forest, extra, op, superblock) = open_forest(config, None).await.unwrap();
         // The owner's bytes are as of the checkpoint's op.
         let extra_op = extra.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         assert_eq!(extra_op, op, "extra is as of the checkpoint's op");

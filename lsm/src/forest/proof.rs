@@ -19,7 +19,8 @@
 //!   checksum of everything below it, so the two grids are equal in every live byte. The same is
 //!   asked of plays of one log in worlds that differ in the times of I/O, the crashes, the reads
 //!   and the host-local settings ([`tests`]);
-//! - with rotten blocks: only reads that need one fail, and they name it.
+//! - with rotten blocks: only reads that need one fail, and they name it; [`rot`] damages every
+//!   kind of block in many ways.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +29,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ioring::sim::{Config as SimConfig, Crash, Dice, Status, World};
+use ioring::sim::{Config as SimConfig, Crash, Dice, NodeId, Status, World};
 
 use self::log::{Change, DUE_PER_PULSE, Scale, Shape, TABLE};
 use self::model::Model;
@@ -324,9 +325,15 @@ fn world(plan: &Plan) -> World {
 
 /// Plays a log.
 fn play(plan: Plan) -> (Tally, BTreeMap<u64, Root>) {
-    let dice = &mut Dice::new(plan.world, "play");
     let (mut world, proof) = (world(&plan), Rc::new(Proof::new(plan)));
     let node = world.add_node("store");
+    play_in(&mut world, node, &proof);
+    (*proof.tally.borrow(), proof.roots.borrow().clone())
+}
+
+fn play_in(world: &mut World, node: NodeId, proof: &Rc<Proof>) {
+    let plan = proof.plan;
+    let dice = &mut Dice::new(plan.world, "play");
     loop {
         let op = proof.model.borrow().op;
         let last = op + 1 >= plan.ops || dice.below(6) == 0 && proof.durable.get() * 2 > plan.ops;
@@ -337,7 +344,7 @@ fn play(plan: Plan) -> (Tally, BTreeMap<u64, Root>) {
         if target < plan.ops && dice.coin() {
             world.crash_at(node, 1 + dice.below(1 << reach), crash);
         }
-        let inside = Rc::clone(&proof);
+        let inside = Rc::clone(proof);
         let end = world.run(node, move || run(inside, target));
         world.crash_never(node);
         match end {
@@ -361,7 +368,6 @@ fn play(plan: Plan) -> (Tally, BTreeMap<u64, Root>) {
         }
     }
     proof.count(|tally| tally.model_versions = proof.model.borrow().size() as u64);
-    (*proof.tally.borrow(), proof.roots.borrow().clone())
 }
 
 impl Tally {
@@ -402,4 +408,5 @@ impl fmt::Display for Tally {
 mod log;
 mod model;
 mod readers;
+mod rot;
 mod tests;

@@ -55,7 +55,7 @@ impl Grid {
         let block_size = self.config.block_size;
         let start = address.offset(block_size);
         let condemned = self.condemned.borrow();
-        condemned.range(start..start + u64::from(block_size)).next().is_some()
+        condemned.range(start..start.saturating_add(block_size.into())).next().is_some()
     }
 
     /// Nothing refers to a block any more.

@@ -21,6 +21,8 @@ use crate::table::TableInfo;
 pub(super) const PREDECESSOR_SIZE: usize = 28;
 const REMOVE_SIZE: usize = 16;
 const INSERT_SIZE: usize = 104;
+/// More entries, or bytes, than any table can have: sums of them do not overflow.
+const COUNT_MAX: u64 = 1 << 48;
 const KIND_INSERT: u8 = 1;
 const KIND_REMOVE: u8 = 2;
 
@@ -159,7 +161,10 @@ impl RawInsert {
         let checksum = Checksum(self.checksum.get());
         let in_bounds = key_min <= key_max
             && self.size.get() as usize >= HEADER_SIZE
-            && (self.level as usize) < crate::config::LEVELS_MAX;
+            && (self.level as usize) < crate::config::LEVELS_MAX
+            && self.tombstones.get() <= self.entries.get()
+            && self.entries.get() <= COUNT_MAX
+            && self.value_bytes.get() <= COUNT_MAX;
         in_bounds.then(|| TableInfo {
             tree: TreeId(self.tree),
             index: BlockReference { address, size: self.size.get(), checksum },
