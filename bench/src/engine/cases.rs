@@ -30,7 +30,7 @@ const YIELD_EVERY: u64 = 64;
 /// Entries that one step of a scan looks at.
 const SCAN_STEP: usize = 128;
 
-type Show = Rc<dyn Fn(&Progress)>;
+pub(super) type Show = Rc<dyn Fn(&Progress)>;
 
 /// The engine and what is in it, from one kind of work to the next.
 pub(crate) struct Cases {
@@ -45,7 +45,7 @@ pub(crate) struct Cases {
 }
 
 /// What all workers of a work share.
-struct Shared {
+pub(super) struct Shared {
     store: Store,
     data: Data,
     options: Options,
@@ -93,18 +93,8 @@ impl Cases {
     /// Fills an empty one.
     async fn fill(&mut self, work: Work) -> Result<Row, EngineError> {
         self.shared = None;
-        let path = self.folder.join("grid");
-        // There is none the first time.
-        let _ = ioring::fs::remove_file(&path);
-        let Options { keys, value_size, seed, .. } = self.options;
-        self.shared = Some(Rc::new(Shared {
-            store: Store::create(&path, &super::config(&self.options)).await?,
-            data: Data::new(keys, value_size as usize, seed),
-            options: self.options.clone(),
-            tally: RefCell::default(),
-            shown: Cell::new(ioring::now()),
-            progress: Rc::clone(&self.progress),
-        }));
+        let progress = Rc::clone(&self.progress);
+        self.shared = Some(Rc::new(Shared::create(&self.folder, &self.options, progress).await?));
         self.deleted = 0;
         self.run(work).await
     }
@@ -186,6 +176,41 @@ impl Worker {
 }
 
 impl Shared {
+    /// An empty engine in a folder; what was there is gone.
+    pub(super) async fn create(
+        folder: &Path,
+        options: &Options,
+        progress: Show,
+    ) -> Result<Shared, EngineError> {
+        let path = folder.join("grid");
+        // There is none the first time.
+        let _ = ioring::fs::remove_file(&path);
+        let Options { keys, value_size, seed, .. } = *options;
+        Ok(Shared {
+            store: Store::create(&path, &super::config(options)).await?,
+            data: Data::new(keys, value_size as usize, seed),
+            options: options.clone(),
+            tally: RefCell::default(),
+            shown: Cell::new(ioring::now()),
+            progress,
+        })
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Bytes of keys and values written since the start or the last read-back.
+    pub(super) fn bytes_given(&self) -> u64 {
+        self.tally.borrow().bytes_written
+    }
+
+    /// Bytes of blocks in use over bytes of keys and values that exist.
+    pub(super) fn space_amplification(&self) -> f64 {
+        let existing = self.data.existing() * self.data.entry_bytes();
+        self.store.bytes_used() as f64 / existing as f64
+    }
+
     fn begin(&self) -> Start {
         *self.tally.borrow_mut() = Tally::default();
         Start {
@@ -244,7 +269,11 @@ impl Shared {
     }
 
     /// Writes or deletes keys in one op.
-    async fn write_keys(&self, numbers: &[u64], delete: bool) -> Result<(), EngineError> {
+    pub(super) async fn write_keys(
+        &self,
+        numbers: &[u64],
+        delete: bool,
+    ) -> Result<(), EngineError> {
         let mut bytes = Vec::with_capacity(numbers.len() * self.data.entry_bytes() as usize);
         let mut places = Vec::with_capacity(numbers.len());
         let mut changes = Vec::with_capacity(numbers.len());
@@ -317,7 +346,7 @@ impl Shared {
     }
 
     /// Reads a sample of all keys back.
-    async fn read_back(&self, work: Work) -> Result<(), EngineError> {
+    pub(super) async fn read_back(&self, work: Work) -> Result<(), EngineError> {
         *self.tally.borrow_mut() = Tally::default();
         let keys = self.data.keys();
         for index in 0..SAMPLE.min(keys) {

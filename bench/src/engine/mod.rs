@@ -32,6 +32,7 @@
 pub(crate) mod cases;
 pub mod data;
 pub(crate) mod plan;
+pub mod soak;
 pub mod store;
 pub(crate) mod tally;
 

@@ -220,6 +220,14 @@ impl Store {
         }
     }
 
+    /// Does all that is left of the bar's jobs now, and waits for the checkpoint under way.
+    pub async fn finish_jobs(&self) {
+        let _turn = self.turn.acquire().await;
+        let done = self.inner.borrow().forest.bar_done();
+        done.await;
+        self.wait_durable().await;
+    }
+
     /// Has everything written out, merged as far as is due, and covered by a checkpoint.
     ///
     /// # Errors

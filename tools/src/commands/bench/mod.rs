@@ -8,6 +8,7 @@ mod engine;
 mod engine_side;
 mod net;
 mod run;
+mod soak;
 
 pub(crate) use run::run_number;
 
@@ -26,6 +27,7 @@ enum Bench {
     Device(device::Arguments),
     Engine(engine::Arguments),
     Net(net::Arguments),
+    Soak(soak::Arguments),
     Compare(Box<compare::Arguments>),
     EngineSide(engine_side::Arguments),
 }
@@ -36,6 +38,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         Bench::Device(arguments) => device::run(arguments),
         Bench::Engine(arguments) => engine::run(arguments),
         Bench::Net(arguments) => net::run(arguments),
+        Bench::Soak(arguments) => soak::run(arguments),
         Bench::Compare(arguments) => compare::run(arguments),
         Bench::EngineSide(_) => engine_side::run(),
     }

@@ -1,0 +1,421 @@
+//! A long run at a steady rate: whether compaction shows in the latency of writes.
+//!
+//! 1. Every key is written once: ten times as much as memtables and cache hold, by default.
+//! 2. *The most.* Keys are overwritten and deleted as fast as it goes, for a tenth of the time.
+//! 3. *The soak.* The same at a share of that rate, in an open loop: an op is due at its moment
+//!    whether or not the one before is done, and its latency counts from there.
+//! 4. *The control*, in between: the same load on the same data with nothing to merge. All jobs of
+//!    the bar are done first, unmeasured; then one bar is written and measured up to the op that
+//!    ends it; and again, until a tenth of the time of the soak is filled.
+//! 5. In the end everything due is done, a sample is read back, and space is looked at.
+//!
+//! Soak and control take turns, so that a noisy moment of the machine hits both. What is promised
+//! of the two is in [`Report::promises`].
+
+use std::cell::Cell;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ioring::Instant;
+use rand::RngExt;
+use rand_xoshiro::Xoshiro256PlusPlus;
+use serde::Serialize;
+
+use super::cases::{SAMPLE, Shared};
+use super::{EngineError, Options, data};
+use crate::host::ProcessUse;
+use crate::report::{Latencies, LatencySummary};
+use crate::workload::random_stream;
+
+/// How long the soak goes on before the control has its turn.
+const TURN: Duration = Duration::from_secs(10);
+/// Of the time of the soak, what the control has.
+const CONTROL_SHARE: u32 = 10;
+/// Bars that a turn of the control may take: each brings work that is not measured.
+const CONTROL_BARS_MAX: usize = 64;
+/// The part of the whole time in which the most is looked for.
+const MOST_SHARE: u32 = 10;
+/// Who waits longer than this sleeps; a timer is not exact enough for less.
+const SLEEP_MIN: Duration = Duration::from_micros(500);
+
+/// What is asked for beside what the other measurements ask for.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Load {
+    /// How long the soak takes, without the control.
+    pub duration: Duration,
+    /// Of the most, how many hundredths are asked for.
+    pub percent: u32,
+    /// Of a hundred ops, how many delete.
+    pub deletes: u32,
+}
+
+/// A second of the soak.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Second {
+    /// Writes and deletes done in it.
+    pub operations: u64,
+    /// The longest that one of them took, in microseconds.
+    pub max_us: f64,
+    /// Blocks that the bar's jobs were behind at its end.
+    pub debt: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// What was asked for.
+    pub load: Load,
+    /// Operations a second, as fast as it went.
+    pub most: f64,
+    /// Operations a second that were asked for.
+    pub rate: f64,
+    /// Latencies of the soak.
+    pub soak: LatencySummary,
+    /// Latencies of the control.
+    pub control: LatencySummary,
+    /// Second by second.
+    pub seconds: Vec<Second>,
+    /// The least that was done in a second, over the mean.
+    pub least_second: f64,
+    /// Bytes written to the grid over bytes given, while it soaked.
+    pub write_amplification: f64,
+    /// Bytes of blocks in use over bytes that exist, once everything due was done.
+    pub space_amplification: f64,
+    /// Resident memory after the first and after the last turn, in bytes.
+    pub resident_bytes: [u64; 2],
+}
+
+/// A figure with its bound.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Promise {
+    /// What it is of.
+    pub name: &'static str,
+    /// What was measured.
+    pub found: f64,
+    /// What it may be at most; at least, where `least` says so.
+    pub bound: f64,
+    /// Whether the bound is a lower one.
+    pub least: bool,
+}
+
+impl Promise {
+    /// Whether it was kept.
+    #[must_use]
+    pub fn held(&self) -> bool {
+        if self.least { self.found >= self.bound } else { self.found <= self.bound }
+    }
+}
+
+impl Report {
+    /// What a steady load may expect.
+    #[must_use]
+    pub fn promises(&self) -> [Promise; 5] {
+        let most = |name, found, bound| Promise { name, found, bound, least: false };
+        let [first, last] = self.resident_bytes;
+        [
+            most("p99.9, over the control's", self.soak.p999_us / self.control.p999_us, 3.0),
+            most("p99.99, over the control's", self.soak.p9999_us / self.control.p9999_us, 10.0),
+            Promise {
+                name: "the least second, over the mean",
+                found: self.least_second,
+                bound: 0.8,
+                least: true,
+            },
+            most("space, over what exists", self.space_amplification, 1.3),
+            most("memory at the end, over the first turn's", last as f64 / first as f64, 1.05),
+        ]
+    }
+}
+
+/// Soaks.
+///
+/// # Errors
+/// [`EngineError`]; a wrong answer is one.
+pub fn run(
+    options: &Options,
+    load: Load,
+    progress: impl Fn(&str) + Send + 'static,
+) -> Result<Report, EngineError> {
+    super::check(options)?;
+    if !(1..=100).contains(&load.percent) || load.deletes > 90 {
+        let what = "the rate is 1 to 100 percent of the most, deletes are at most 90 percent";
+        return Err(EngineError::Options(what.to_owned()));
+    }
+    let folder = options.directory.join("quorate-bench-soak");
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| EngineError::Options(format!("{}: {error}", folder.display())))?;
+    let owned = folder.clone();
+    let result = super::on_core(options, move |options| async move {
+        soak(&owned, &options, load, &progress).await
+    });
+    // What was measured is not needed any more; what cannot be removed does no harm.
+    let _ = std::fs::remove_dir_all(&folder);
+    result
+}
+
+async fn soak(
+    folder: &Path,
+    options: &Options,
+    load: Load,
+    progress: &impl Fn(&str),
+) -> Result<Report, EngineError> {
+    progress("filling");
+    let shared = Shared::create(folder, options, Rc::new(|_| ())).await?;
+    fill(&shared, options.keys, options.batch as u64).await?;
+    let random = random_stream(options.seed, 1 << 40);
+    let mut writer = Writer { shared: &shared, load, options, random, numbers: Vec::new() };
+    progress("looking for the most");
+    let most = writer.most(load.duration / MOST_SHARE).await?;
+    let rate = most * f64::from(load.percent) / 100.0;
+    let (mut soaked, mut control) = (Soaked::default(), Latencies::default());
+    let (given, written) = (shared.bytes_given(), shared.store().stats().write_bytes);
+    let (mut unsoaked, mut resident) = (0, Vec::new());
+    let mut unsoaked_given = 0;
+    let turns = load.duration.as_secs().div_ceil(TURN.as_secs()).max(1) as u32;
+    for turn in 0..turns {
+        progress(&format!("turn {} of {turns}, {rate:.0} operations a second", turn + 1));
+        writer.soak(load.duration / turns, rate, &mut soaked).await?;
+        resident.push(resident_bytes());
+        let before = (shared.bytes_given(), shared.store().stats().write_bytes);
+        writer.control(load.duration / turns / CONTROL_SHARE, rate, &mut control).await?;
+        unsoaked_given += shared.bytes_given() - before.0;
+        unsoaked += shared.store().stats().write_bytes - before.1;
+    }
+    let given = shared.bytes_given() - given - unsoaked_given;
+    let written = shared.store().stats().write_bytes - written - unsoaked;
+    progress("settling");
+    shared.store().settle().await?;
+    shared.read_back(super::Work::Overwrite).await?;
+    Ok(Report {
+        load,
+        most,
+        rate,
+        soak: soaked.latencies.summary(),
+        control: control.summary(),
+        least_second: soaked.least_second(),
+        seconds: soaked.seconds,
+        write_amplification: written as f64 / given as f64,
+        space_amplification: shared.space_amplification(),
+        resident_bytes: [resident[0], resident[resident.len() - 1]],
+    })
+}
+
+fn resident_bytes() -> u64 {
+    ProcessUse::read(std::process::id()).unwrap_or_default().resident_bytes
+}
+
+async fn fill(shared: &Shared, keys: u64, batch: u64) -> Result<(), EngineError> {
+    let mut numbers = Vec::with_capacity(batch as usize);
+    let mut index = 0;
+    while index < keys {
+        numbers.clear();
+        let end = (index + batch).min(keys);
+        numbers.extend((index..end).map(|index| data::scatter(index, keys)));
+        shared.write_keys(&numbers, false).await?;
+        index = end;
+        if index % (batch * 64) == 0 {
+            ioring::yield_now().await;
+        }
+    }
+    Ok(())
+}
+
+/// What the turns of the soak came to.
+#[derive(Default)]
+struct Soaked {
+    latencies: Latencies,
+    seconds: Vec<Second>,
+}
+
+impl Soaked {
+    fn least_second(&self) -> f64 {
+        let operations = self.seconds.iter().map(|second| second.operations);
+        let mean = operations.clone().sum::<u64>() as f64 / self.seconds.len().max(1) as f64;
+        operations.min().unwrap_or(0) as f64 / mean
+    }
+}
+
+/// Whose writes are measured.
+struct Writer<'a> {
+    shared: &'a Shared,
+    load: Load,
+    options: &'a Options,
+    random: Xoshiro256PlusPlus,
+    numbers: Vec<u64>,
+}
+
+impl Writer<'_> {
+    /// Changes some keys in one op; how many.
+    async fn change(&mut self) -> Result<u64, EngineError> {
+        let keys = self.options.keys;
+        self.numbers.clear();
+        for _ in 0..self.options.batch {
+            self.numbers.push(self.random.random_range(0..keys));
+        }
+        // An op changes a key once.
+        self.numbers.sort_unstable();
+        self.numbers.dedup();
+        let delete = self.random.random_range(0..100) < self.load.deletes;
+        self.shared.write_keys(&self.numbers, delete).await?;
+        Ok(self.numbers.len() as u64)
+    }
+
+    /// Operations a second, as fast as it goes.
+    async fn most(&mut self, time: Duration) -> Result<f64, EngineError> {
+        let start = ioring::now();
+        let mut operations = 0;
+        while ioring::now().since(start) < time {
+            operations += self.change().await?;
+            ioring::yield_now().await;
+        }
+        Ok(operations as f64 / ioring::now().since(start).as_secs_f64())
+    }
+
+    async fn soak(
+        &mut self,
+        time: Duration,
+        rate: f64,
+        to: &mut Soaked,
+    ) -> Result<(), EngineError> {
+        let start = ioring::now();
+        let mut seconds = vec![Second::default(); time.as_secs() as usize];
+        let shared = self.shared;
+        let Soaked { latencies, seconds: all } = to;
+        let note = |ended: Instant, latency: Duration, operations: u64| {
+            latencies.record_many(latency, operations);
+            // What ends in the last, partial second is in the latencies only.
+            if let Some(second) = seconds.get_mut(ended.since(start).as_secs() as usize) {
+                second.operations += operations;
+                second.max_us = second.max_us.max(latency.as_secs_f64() * 1e6);
+                second.debt = shared.store().with(|forest| forest.stats().debt);
+            }
+            true
+        };
+        self.paced(start, time, rate, note).await?;
+        all.append(&mut seconds);
+        Ok(())
+    }
+
+    async fn control(
+        &mut self,
+        time: Duration,
+        rate: f64,
+        to: &mut Latencies,
+    ) -> Result<(), EngineError> {
+        let bars = |shared: &Shared| shared.store().with(|forest| forest.stats().bars);
+        let mut left = time;
+        for _ in 0..CONTROL_BARS_MAX {
+            self.shared.store().finish_jobs().await;
+            let (shared, bar, start) = (self.shared, bars(self.shared), ioring::now());
+            let last = Cell::new(start);
+            let note = |ended: Instant, latency: Duration, operations: u64| {
+                let same = bars(shared) == bar;
+                if same {
+                    to.record_many(latency, operations);
+                    last.set(ended);
+                }
+                same
+            };
+            self.paced(start, left, rate, note).await?;
+            left = left.saturating_sub(last.get().since(start));
+            if left.is_zero() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ops at a steady rate, until the time is over or `note` says that it is enough.
+    async fn paced(
+        &mut self,
+        start: Instant,
+        time: Duration,
+        rate: f64,
+        mut note: impl FnMut(Instant, Duration, u64) -> bool,
+    ) -> Result<(), EngineError> {
+        let interval = Duration::from_secs_f64(self.options.batch as f64 / rate);
+        let mut due = start;
+        while due < start + time {
+            wait_until(due).await;
+            let operations = self.change().await?;
+            let ended = ioring::now();
+            if !note(ended, ended.since(due), operations) {
+                break;
+            }
+            due = due + interval;
+        }
+        Ok(())
+    }
+}
+
+/// Waits for a moment, letting others work.
+async fn wait_until(due: Instant) {
+    // Others have their turn even if this one is late.
+    ioring::yield_now().await;
+    loop {
+        let now = ioring::now();
+        if now >= due {
+            return;
+        }
+        match due.since(now).checked_sub(SLEEP_MIN) {
+            Some(long) if !long.is_zero() => ioring::sleep(long).await,
+            _ => ioring::yield_now().await,
+        }
+    }
+}
+
+/// Keys whose entries take ten times what memtables and cache hold.
+#[must_use]
+pub fn keys_for(cache_bytes: u64, value_size: u32) -> u64 {
+    let memtables = 2 * lsm::config::Config::standard().memtable_bytes;
+    let entry = data::KEY_SIZE as u64 + u64::from(value_size);
+    (10 * (memtables + cache_bytes) / entry).max(SAMPLE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_soak_measures_both_sides() {
+        let program = std::env::current_exe().unwrap();
+        let folder = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
+        let options = Options {
+            directory: folder.path().to_owned(),
+            keys: 20_000,
+            value_size: 400,
+            duration: Duration::ZERO,
+            batch: 16,
+            depth: 1,
+            scan_length: 1,
+            cache_bytes: 8 << 20,
+            cpu: 0,
+            delete_rounds: 1,
+            seed: 1,
+        };
+        let load = Load { duration: Duration::from_millis(1200), percent: 30, deletes: 20 };
+        let report = run(&options, load, |_| ()).unwrap();
+        assert_eq!(report.seconds.len(), 1);
+        let asked = report.rate * 1.2;
+        assert!(report.soak.count as f64 > asked / 2.0, "{} of {asked}", report.soak.count);
+        assert!(report.control.count > 0 && report.control.count < report.soak.count);
+        assert!(report.rate < report.most && report.write_amplification > 0.5, "{report:?}");
+        assert!(report.space_amplification > 1.0);
+    }
+
+    #[test]
+    fn promises_are_kept_or_not() {
+        let promise = |found, least| Promise { name: "", found, bound: 2.0, least };
+        assert!(promise(1.0, false).held() && !promise(3.0, false).held());
+        assert!(!promise(1.0, true).held() && promise(3.0, true).held());
+    }
+
+    #[test]
+    fn the_least_second_is_told_by_its_share() {
+        let second = |operations| Second { operations, ..Second::default() };
+        let seconds = vec![second(90), second(120), second(90)];
+        let soaked = Soaked { seconds, ..Soaked::default() };
+        assert!((soaked.least_second() - 0.9).abs() < 1e-9);
+    }
+}
