@@ -132,8 +132,8 @@ impl Memtable {
         self.entry_at(key, record::newest_at(&self.arena, key, version_max))
     }
 
-    /// Asks the processor for what a look-up of this hash reads first. [`Memtable::prefetch_key`] is
-    /// next, a few look-ups later.
+    /// Asks the processor for what a look-up of this hash reads first. [`Memtable::prefetch_key`]
+    /// is next, a few look-ups later.
     #[inline]
     pub fn prefetch_slot(&self, hash: u64) {
         self.hash.prefetch(hash);

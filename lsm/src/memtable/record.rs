@@ -8,12 +8,12 @@
 //!
 //! A key's versions form a chain from the newest to the oldest. Readers nearly always want its
 //! head; a reader of an older snapshot may have to pass every version a hot key got in this bar, so
-//! each record also carries a *jump* link: that of the n-th version leads to the one whose number is
-//! n without its lowest set bit (the tree of Fenwick, "A New Data Structure for Cumulative Frequency
-//! Tables", Software: Practice and Experience 24, 1994). Any version is found in O(log² n) steps,
-//! for four bytes; and a new version of a key looks at one older version on average, none in half
-//! of all cases, as each of them is likely to miss the processor's caches. The key record counts
-//! versions modulo 2^16, and the links start anew there.
+//! each record also carries a *jump* link: that of the n-th version leads to the one whose number
+//! is n without its lowest set bit (the tree of Fenwick, "A New Data Structure for Cumulative
+//! Frequency Tables", Software: Practice and Experience 24, 1994). Any version is found in O(log²
+//! n) steps, for four bytes; and a new version of a key looks at one older version on average, none
+//! in half of all cases, as each of them is likely to miss the processor's caches. The key record
+//! counts versions modulo 2^16, and the links start anew there.
 //!
 //! The first version of a key is allocated right behind the key, so a read usually touches
 //! adjacent cache lines.
@@ -117,8 +117,8 @@ pub(super) fn push_version(arena: &mut Arena, key: Offset, entry: &EntryRef<'_>)
     record.versions = U16::new(number.wrapping_add(1));
 }
 
-/// Where the jump of version `number` leads, whose predecessor is `older`: the walk along jumps from
-/// there clears one set bit after the other at the end of its number.
+/// Where the jump of version `number` leads, whose predecessor is `older`: the walk along jumps
+/// from there clears one set bit after the other at the end of its number.
 fn link(arena: &Arena, older: Offset, number: u16) -> Offset {
     if number == 0 {
         return NULL;

@@ -10,9 +10,9 @@
 //! ```
 //!
 //! It costs reading and hashing each key once more. These are hints and nothing else: a key that an
-//! operation in between moves away (a FLUSHALL gives all keys other names) is looked up as if nobody
-//! had walked ahead. A prepare that goes on after a stop is not walked ahead of: what it waited for
-//! was the disk.
+//! operation in between moves away (a FLUSHALL gives all keys other names) is looked up as if
+//! nobody had walked ahead. A prepare that goes on after a stop is not walked ahead of: what it
+//! waited for was the disk.
 
 use lsm::forest::Foreseen;
 use wire::request::Operations;
