@@ -173,7 +173,8 @@ impl ManifestLog {
         match self.live.get_mut(&address) {
             Some(live) => {
                 assert!(live.table.index == table.index, "two live tables at block {address}");
-                live.level = level;
+                // A table that moves may become part of another run.
+                (live.level, live.table) = (level, table);
             }
             None => {
                 let reused_unsealed = self.pending.contains_key(&address);

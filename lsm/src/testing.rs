@@ -1,4 +1,5 @@
-//! What tests of this crate share: a simulated core, a formatted grid, tables that no grid holds.
+//! What tests of this crate share: numbers of cases, a simulated core, a formatted grid, tables that
+//! no grid holds.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -6,6 +7,7 @@ use std::rc::Rc;
 
 use ioring::Direct;
 use ioring::sim::{self, World};
+use proptest::prelude::ProptestConfig;
 
 use crate::block::{BlockAddress, BlockReference, Checksum, Identity};
 use crate::config::Config;
@@ -17,6 +19,14 @@ pub(crate) const OWNER: Owner =
     Owner { identity: Identity { cluster: 5, shard: 1 }, replica: 0, incarnation: 99 };
 
 pub(crate) const PATH: &str = "/shard-0001.grid";
+
+/// A property of so many cases, or of as many as `PROPTEST_CASES` says.
+pub(crate) fn cases(short: u32) -> ProptestConfig {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default(),
+        None => ProptestConfig::with_cases(short),
+    }
+}
 
 /// Runs a test on one simulated core with a disk of its own.
 pub(crate) fn run<F: Future<Output = ()> + 'static>(main: impl FnOnce() -> F + 'static) {

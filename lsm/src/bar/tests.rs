@@ -71,7 +71,7 @@ fn run(ops: &[Weight], start: u64, delay: usize) -> Vec<(u64, Step)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(crate::testing::cases(64))]
     #[test]
     fn decisions_do_not_depend_on_when_reports_arrive(
         ops in vec(weight(), 0..1500),

@@ -72,6 +72,8 @@ async fn replay(steps: Vec<Step>) {
             }
             Step::Move(at, level) => {
                 let Some((_, table)) = pick(at) else { continue };
+                let run = table.run + u64::from(level);
+                let table = Rc::new(TableInfo { run, ..(*table).clone() });
                 log.insert(Level(level), table.clone());
                 model.insert(table.index.address, (Level(level), table));
             }
@@ -108,7 +110,7 @@ async fn replay(steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(crate::testing::cases(24))]
 
     #[test]
     fn what_is_opened_is_what_was_sealed(steps in vec(step(), 1..150)) {

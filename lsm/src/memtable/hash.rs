@@ -278,7 +278,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(crate::testing::cases(64))]
         /// Hashes with few different upper bits make long runs of slots that wrap around.
         #[test]
         fn equals_a_map(rounds in proptest::collection::vec(

@@ -85,7 +85,7 @@ fn check(memtable: &Memtable, model: &Model, probes: &[(Vec<u8>, u64)]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(crate::testing::cases(64))]
     #[test]
     fn equals_a_map_of_versions(
         rounds in vec(vec((key(), proptest::option::of(vec(any::<u8>(), 0..20))), 0..600), 1..4),

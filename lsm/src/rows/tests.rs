@@ -40,7 +40,7 @@ fn remove(cache: &mut RowCache, number: u32) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(crate::testing::cases(128))]
     /// What is found is what was put in last and not removed since, whatever had to make room.
     #[test]
     fn never_answers_with_what_was_removed_or_replaced(

@@ -131,7 +131,7 @@ fn model(keys: usize) -> impl Strategy<Value = Model> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(crate::testing::cases(96))]
 
     #[test]
     fn a_table_gives_back_its_entries(model in model(300), level in 0u8..4) {
