@@ -42,10 +42,11 @@ use std::rc::Rc;
 
 use thiserror::Error;
 
+pub use self::space::Space;
 use crate::bar::{BarEnd, Progress};
 use crate::block::{BlockAddress, BlockFault, BlockReference, BlockType};
 use crate::cache::CacheStats;
-use crate::checkpoint::{self, Checkpoint, OpenError, Root, RootState};
+use crate::checkpoint::{Checkpoint, OpenError, Root, RootState};
 use crate::compaction::budget::Budget;
 use crate::compaction::job::{self, Context, Corrupt, Done, Outcome};
 use crate::compaction::plan::{self, Setting};
@@ -101,38 +102,6 @@ pub enum BarError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("more than {} places of the grid are unreadable", crate::grid::CONDEMNED_MAX)]
 pub struct TooManyCondemned;
-
-/// What the grid's free space still allows; see [`Forest::space`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Space {
-    /// Blocks that can be acquired.
-    pub free: u64,
-    /// What flushes, merges and checkpoints may take before blocks come free again.
-    pub reserve: u64,
-    /// The part of it that cannot wait for space: flushes and a checkpoint.
-    pub must: u64,
-}
-
-impl Space {
-    /// Whether writes that add data are to be accepted.
-    #[must_use]
-    pub fn allows_puts(&self) -> bool {
-        self.free > self.reserve_puts()
-    }
-
-    /// What is kept from writes that add data: the reserve, and room for the deletes that bring
-    /// space back.
-    #[must_use]
-    pub fn reserve_puts(&self) -> u64 {
-        self.reserve.saturating_add(self.must)
-    }
-
-    /// Whether deletes are to be accepted.
-    #[must_use]
-    pub fn allows_deletes(&self) -> bool {
-        self.free > self.reserve
-    }
-}
 
 /// What a forest has done since it was opened, and what it owes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -776,34 +745,7 @@ impl Forest {
         Pending { jobs, deadline, space }
     }
 
-    // ---- space, faults ----
-
-    /// The grid's free space against what may be needed before blocks come free again.
-    #[must_use]
-    pub fn space(&self) -> Space {
-        let merges =
-            self.trees.iter().map(|state| merges_blocks_max(&self.config, &state.manifest));
-        let (free, must) = (self.grid.space().free(), self.must_blocks_max());
-        Space { free, reserve: must + merges_reserve(&self.config, merges.sum()), must }
-    }
-
-    /// The space of a forest that holds nothing yet: whether a grid of this size can be used.
-    #[must_use]
-    pub fn space_empty(config: &Config, options: Options) -> Space {
-        let manifest = Manifest::new(config.levels);
-        let merges = Tree::ALL.iter().map(|_| merges_blocks_max(config, &manifest)).sum();
-        let must = flushes_blocks_max(config, options)
-            + checkpoint::blocks_max(config, &ManifestLog::new(config));
-        // The header block is none of them.
-        let free = config.grid_blocks_max - 1;
-        Space { free, reserve: must + merges_reserve(config, merges), must }
-    }
-
-    /// Blocks that the flushes of both memtables of each tree and a checkpoint take at most: what
-    /// cannot wait for space.
-    fn must_blocks_max(&self) -> u64 {
-        flushes_blocks_max(&self.config, self.options) + self.checkpoint_blocks_max()
-    }
+    // ---- faults, figures ----
 
     /// Whether a corrupt table has kept level 0 of a tree from being merged for so long that more
     /// writes would make every read slow: they are to be refused until the table is repaired.
@@ -875,22 +817,6 @@ impl Forest {
     }
 }
 
-/// Blocks that the flushes of both memtables of every tree take at most.
-fn flushes_blocks_max(config: &Config, options: Options) -> u64 {
-    2 * plan::flush_blocks_max(config, options.memtable_bytes_max) * Tree::ALL.len() as u64
-}
-
-/// Blocks that a tree's merges may take before blocks come free again.
-fn merges_blocks_max(config: &Config, manifest: &Manifest) -> u64 {
-    plan::bars_blocks_max(config, u64::from(crate::bar::BARS_UNTIL_FREE), manifest)
-}
-
-/// What of these is kept free. Merges without room wait, so this is for their going on, not for
-/// safety: in a small grid an eighth has to do, or nothing would be left for data.
-fn merges_reserve(config: &Config, merges: u64) -> u64 {
-    merges.min(config.grid_blocks_max / 8)
-}
-
 /// Debt beyond which applying waits.
 fn debt_max(budget: &Budget) -> u64 {
     budget.total() / DEBT_SHARE + DEBT_BLOCKS
@@ -914,5 +840,6 @@ pub(crate) mod harness;
 mod proof;
 #[cfg(test)]
 mod row_tests;
+mod space;
 #[cfg(test)]
 mod tests;

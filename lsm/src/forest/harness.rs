@@ -283,7 +283,8 @@ pub(crate) async fn format(config: &Config) {
     ioring::fs::sync_dir(Path::new("/")).unwrap();
 }
 
-/// Opens the newest checkpoint, or another root; gives the forest, what its owner stored in it, and its op.
+/// Opens the newest checkpoint, or another root; gives the forest, what its owner stored in it, and
+/// its op.
 pub(super) async fn open_forest(
     config: &Config,
     other: Option<Root>,

@@ -85,8 +85,8 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         error => Failure::Failed(anyhow!(error)),
     })?;
     let settings = format_args!(
-        "{} keys of {} bytes, values of {} bytes, cache {}, core {}, ops of {} writes,\n{deletes} of a \
-         hundred delete",
+        "{} keys of {} bytes, values of {} bytes, cache {}, core {}, ops of {} writes,\n\
+         {deletes} of a hundred delete",
         options.keys,
         engine::data::KEY_SIZE,
         options.value_size,
