@@ -14,12 +14,15 @@ use super::rot::damage;
 use super::{Plan, Tally, play};
 
 /// Plays that once found something: seed, world, scale, ops.
-const KEPT: [(u64, u64, Scale, u64); 2] = [
+const KEPT: [(u64, u64, Scale, u64); 3] = [
     // A pulse dealt with what a flush had emptied: how much that was depended on compaction, so it
     // differed after a replay from a checkpoint.
     (13, 13, Scale::Tiny, 1500),
     // One buffer for the blocks of requests: an open held the root's and waited for another.
     (5, 1_000_008, Scale::Tiny, 700),
+    // The manifest log forgot the run that a moved table had become part of: other runs, and their
+    // ages, after a restart.
+    (437, 1_000_440, Scale::Tiny, 700),
 ];
 
 fn number(name: &str) -> Option<u64> {
@@ -93,13 +96,15 @@ fn model_standard() {
     let total = seeds("proof::tests::model_standard", 4, 300, |seed, ops| {
         play(plan(seed, Scale::Standard, ops)).0
     });
-    assert!(total.bars > 4, "{total}");
+    assert!(total.bars > 4 || number("LSM_SEED").is_some(), "{total}");
 }
 
 #[test]
 fn model_of_kept_seeds() {
     for (seed, world, scale, ops) in KEPT {
-        play(Plan { world, ..plan(seed, scale, ops) });
+        let plan = Plan { rots: world == seed, ..plan(seed, scale, ops) };
+        let (_, roots) = play(Plan { world, ..plan });
+        compare(&play(plan).1, &roots);
     }
 }
 
@@ -120,7 +125,7 @@ fn the_same_log_gives_the_same_checkpoints() {
         }
         tally
     });
-    assert!(total.checkpoints > 100, "{total}");
+    assert!(total.checkpoints > 100 || number("LSM_SEED").is_some(), "{total}");
 }
 
 fn compare<R: PartialEq + std::fmt::Debug>(one: &BTreeMap<u64, R>, other: &BTreeMap<u64, R>) {
