@@ -43,7 +43,7 @@ mod timers;
 pub mod uring;
 mod waker;
 
-pub use buffer::{Buffer, BufferPool, Frozen};
+pub use buffer::{Buffer, BufferPool, ExtentPool, Frozen};
 pub use clock::{Elapsed, Sleep, now, sleep, sleep_until, timeout, wall_clock};
 pub use combine::{Either, join, join_all, select};
 pub use core::CoreId;

@@ -1,14 +1,19 @@
 //! The block cache: pages ready to be searched, and index blocks.
 //!
-//! Memory is cut into *classes* of equal frames at start: one for pages of a slot, two for larger
-//! pages, and one for index blocks, whose share keeps them from being displaced by the pages they
-//! lead to. Each class evicts on its own. Rows have a cache of their own: [`crate::rows`].
+//! Memory is cut into two *classes* at start. Pages of a slot have equal frames. Index blocks and
+//! larger pages share a region of small units, of which each takes as many neighbouring ones as it
+//! has bytes ([`ioring::ExtentPool`]): an index block is between a few KiB and a whole block long,
+//! and a frame of a block for each would hold as much nothing as index. Pages of a slot never
+//! displace the indexes that lead to them; larger pages may, if they are asked for more often, and
+//! where there are none all of the region is for indexes. Each class evicts on its own, until what
+//! comes next finds its units side by side. Rows have a cache of their own: [`crate::rows`].
 //!
 //! Eviction is S3-FIFO (Yang et al., "FIFO Queues are All You Need for Cache Eviction", SOSP
 //! 2023): what is new enters a small queue, a tenth of the class; what is asked for again while it
 //! is there moves to the main queue, the rest leaves and is remembered by name only (*ghost*); a
 //! name remembered enters the main queue at once. The main queue gives second chances. So a scan
-//! passes through the small queue and washes nothing out, and a hit changes one byte.
+//! passes through the small queue and washes nothing out, and a hit changes one byte. The paper
+//! counts items; here sizes differ, so queues and the age of ghosts are counted in units.
 //!
 //! An item is named by address, offset and *checksum*: a block that was freed and written again
 //! never answers for its predecessor, and stale items need no invalidation; they age out.
@@ -19,12 +24,15 @@
 
 use std::collections::VecDeque;
 
-use ioring::{Buffer, BufferPool, Frozen};
+use ioring::{Buffer, BufferPool, ExtentPool, Frozen};
 
 use crate::config::{Config, SECTOR_SIZE};
 
-/// Frames that readers and reads in flight may hold beyond what the cache holds.
+/// Frames, or blocks' worth of units, that readers and reads in flight may hold beyond what the
+/// cache holds.
 const FRAMES_SPARE: usize = 8;
+/// Bytes of a unit of the region for index blocks and larger pages: the least larger page.
+const UNIT_SIZE: usize = 2 * SECTOR_SIZE;
 const FREQUENCY_MAX: u8 = 3;
 const NONE: u32 = u32::MAX;
 
@@ -46,13 +54,13 @@ impl Key {
     }
 }
 
-/// Which frames an item takes.
+/// Where an item's memory is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FrameClass {
+    /// The equal frames of pages of a slot.
     Page,
-    PageMedium,
-    PageLarge,
-    Index,
+    /// The region that index blocks and larger pages share.
+    Extent,
 }
 
 /// Hits and misses since start. A look-up that no memtable answers asks for the row, then for an
@@ -75,7 +83,7 @@ pub struct CacheStats {
 
 /// All classes of a shard's cache.
 pub(crate) struct Cache {
-    classes: [Class; 4],
+    classes: [Class; 2],
     pub(crate) stats: CacheStats,
 }
 
@@ -84,30 +92,26 @@ impl Cache {
         let shares = config.cache_shares();
         let (page, block) = (config.page_size as usize, config.block_size as usize);
         // A page that takes one slot may begin behind the block's header: its read is one slot.
-        let class = |name, size: usize, share| {
-            let size = size.next_multiple_of(SECTOR_SIZE);
-            Class::new(
-                BufferPool::new(name, size, FRAMES_SPARE + frames(share, size)),
-                frames(share, size),
-            )
-        };
+        let page = page.next_multiple_of(SECTOR_SIZE);
+        let pages = (shares.pages / page).max(4);
+        let block_units = block.div_ceil(UNIT_SIZE);
+        let units = (shares.extents / UNIT_SIZE).max(4 * block_units);
+        let extents = ExtentPool::new("index cache", UNIT_SIZE, units + FRAMES_SPARE * block_units);
         let classes = [
-            class("page cache", page, shares.pages),
-            class("page cache, medium", 4 * page + SECTOR_SIZE, shares.pages_medium),
-            class("page cache, large", block, shares.pages_large),
-            class("index cache", block, shares.indexes),
+            Class::new(
+                Frames::Equal(BufferPool::new("page cache", page, FRAMES_SPARE + pages)),
+                pages,
+            ),
+            Class::new(Frames::Extents(extents), units),
         ];
         Cache { classes, stats: CacheStats::default() }
     }
 
-    /// The smallest class whose frames hold this many bytes of pages.
+    /// The class whose frames hold this many bytes of pages.
     pub(crate) fn class_of_page(&self, len: usize) -> FrameClass {
-        if len <= self.class(FrameClass::Page).pool.buffer_size() {
-            FrameClass::Page
-        } else if len <= self.class(FrameClass::PageMedium).pool.buffer_size() {
-            FrameClass::PageMedium
-        } else {
-            FrameClass::PageLarge
+        match &self.classes[FrameClass::Page as usize].frames {
+            Frames::Equal(pool) if len <= pool.buffer_size() => FrameClass::Page,
+            _ => FrameClass::Extent,
         }
     }
 
@@ -125,11 +129,12 @@ impl Cache {
         self.classes[class as usize].insert(key, bytes);
     }
 
-    /// A frame, at the price of an item if need be; none if readers hold all of them.
-    pub(crate) fn try_frame(&mut self, class: FrameClass) -> Option<Buffer> {
+    /// A frame that holds `len` bytes, at the price of items if need be; none if readers hold what
+    /// it would take.
+    pub(crate) fn try_frame(&mut self, class: FrameClass, len: usize) -> Option<Buffer> {
         let class = &mut self.classes[class as usize];
         loop {
-            if let Some(frame) = class.pool.try_take() {
+            if let Some(frame) = class.frames.try_take(len) {
                 return Some(frame);
             }
             if class.len() == 0 {
@@ -138,14 +143,29 @@ impl Cache {
             class.evict();
         }
     }
-
-    fn class(&self, class: FrameClass) -> &Class {
-        &self.classes[class as usize]
-    }
 }
 
-fn frames(share: usize, size: usize) -> usize {
-    (share / size).max(4)
+/// The memory of a class.
+enum Frames {
+    Equal(BufferPool),
+    Extents(ExtentPool),
+}
+
+impl Frames {
+    fn try_take(&self, len: usize) -> Option<Buffer> {
+        match self {
+            Frames::Equal(pool) => pool.try_take(),
+            Frames::Extents(pool) => pool.try_take(len),
+        }
+    }
+
+    /// Units that these bytes keep: a frame is one.
+    fn units_of(&self, bytes: &Frozen) -> u32 {
+        match self {
+            Frames::Equal(_) => 1,
+            Frames::Extents(pool) => bytes.capacity().div_ceil(pool.unit()) as u32,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -157,32 +177,42 @@ enum QueueName {
 struct Item {
     key: Key,
     bytes: Option<Frozen>,
+    units: u32,
     frequency: u8,
     /// Next item of the same hash bucket, or of the list of free items.
     next: u32,
 }
 
-/// Frames of one size, with their items.
+/// Frames of one kind, with their items.
 struct Class {
-    pool: BufferPool,
+    frames: Frames,
+    /// Units that items may have together, and how many those of each queue have.
+    capacity: usize,
+    units_small: usize,
+    units_main: usize,
     items: Box<[Item]>,
     free: u32,
     buckets: Box<[u32]>,
     small: VecDeque<u32>,
     main: VecDeque<u32>,
+    /// Units of the small queue from which on it is the one that items leave.
     small_max: usize,
     ghost: Ghost,
 }
 
 impl Class {
-    fn new(pool: BufferPool, capacity: usize) -> Class {
+    /// A class of items of `capacity` units together, each of at least one.
+    fn new(frames: Frames, capacity: usize) -> Class {
         let item = |next| {
             let key = Key { address: 0, offset: 0, checksum: 0 };
-            Item { key, bytes: None, frequency: 0, next }
+            Item { key, bytes: None, units: 0, frequency: 0, next }
         };
         let last = capacity as u32 - 1;
         Class {
-            pool,
+            frames,
+            capacity,
+            units_small: 0,
+            units_main: 0,
             items: (0..=last).map(|i| item(if i == last { NONE } else { i + 1 })).collect(),
             free: 0,
             buckets: vec![NONE; (capacity * 2).next_power_of_two()].into(),
@@ -221,42 +251,51 @@ impl Class {
         if self.get(&key).is_some() {
             return;
         }
-        if self.free == NONE {
+        let units = self.frames.units_of(&bytes);
+        assert!(units > 0 && units as usize <= self.capacity, "an item of {units} units");
+        while self.units_small + self.units_main + units as usize > self.capacity {
             self.evict();
         }
         let hash = key.hash();
         let bucket = self.bucket(hash);
         let at = self.free;
+        assert!(at != NONE, "there is an item for each unit");
         let item = &mut self.items[at as usize];
         self.free = item.next;
-        *item = Item { key, bytes: Some(bytes), frequency: 0, next: self.buckets[bucket] };
+        *item = Item { key, bytes: Some(bytes), units, frequency: 0, next: self.buckets[bucket] };
         self.buckets[bucket] = at;
         if self.ghost.take(hash) {
             self.main.push_back(at);
+            self.units_main += units as usize;
         } else {
             self.small.push_back(at);
+            self.units_small += units as usize;
         }
     }
 
     /// Drops one item. There is at least one.
     fn evict(&mut self) {
         loop {
-            let from_small = self.small.len() >= self.small_max || self.main.is_empty();
+            let from_small = self.units_small >= self.small_max || self.main.is_empty();
             let name = if from_small { QueueName::Small } else { QueueName::Main };
             let queue = if from_small { &mut self.small } else { &mut self.main };
             let at = queue.pop_front().expect("the class holds an item");
             let item = &mut self.items[at as usize];
+            let units = item.units;
+            *(if from_small { &mut self.units_small } else { &mut self.units_main }) -=
+                units as usize;
             if item.frequency == 0 {
                 let hash = item.key.hash();
                 self.remove(at, hash);
                 if name == QueueName::Small {
-                    self.ghost.put(hash);
+                    self.ghost.put(hash, units);
                 }
                 return;
             }
             // Asked for since: from the small queue it is promoted, in the main one it stays.
             item.frequency = if from_small { 0 } else { item.frequency - 1 };
             self.main.push_back(at);
+            self.units_main += units as usize;
         }
     }
 
@@ -278,7 +317,8 @@ impl Class {
     }
 }
 
-/// Names that left the small queue not long ago: a table of hashes with the time they came.
+/// Names that left the small queue not long ago: a table of hashes with the time they came. Time is
+/// counted in units that left: what is remembered was together as large as the class.
 struct Ghost {
     slots: Box<[(u32, u32)]>,
     time: u32,
@@ -296,8 +336,8 @@ impl Ghost {
         &mut self.slots[slot]
     }
 
-    fn put(&mut self, hash: u64) {
-        self.time = self.time.wrapping_add(1);
+    fn put(&mut self, hash: u64, units: u32) {
+        self.time = self.time.wrapping_add(units);
         let time = self.time;
         *self.slot(hash) = (hash as u32, time);
     }
@@ -326,14 +366,22 @@ mod tests {
     }
 
     fn class(capacity: usize) -> Class {
-        Class::new(BufferPool::new("test", 4096, capacity + 4), capacity)
+        Class::new(Frames::Equal(BufferPool::new("test", 4096, capacity + 4)), capacity)
+    }
+
+    /// Frames or units at home.
+    fn available(class: &Class) -> usize {
+        match &class.frames {
+            Frames::Equal(pool) => pool.available(),
+            Frames::Extents(pool) => pool.available(),
+        }
     }
 
     fn frame(class: &mut Class, number: u64) -> Frozen {
-        while class.pool.available() == 0 {
+        while available(class) == 0 {
             class.evict();
         }
-        let mut buffer = class.pool.try_take().unwrap();
+        let mut buffer = class.frames.try_take(4096).unwrap();
         buffer[..8].copy_from_slice(&number.to_le_bytes());
         buffer.freeze()
     }
@@ -358,7 +406,7 @@ mod tests {
                     }
                 }
                 prop_assert!(class.len() <= 16);
-                prop_assert_eq!(class.pool.available() + class.len(), class.pool.count());
+                prop_assert_eq!(available(&class) + class.len(), 16 + 4);
             }
         }
     }
@@ -384,6 +432,39 @@ mod tests {
         }
         let kept = (0..50).filter(|&number| class.get(&key(number)).is_some()).count();
         assert!(kept >= 45, "{kept} of 50 kept");
+    }
+
+    proptest! {
+        /// Items of any sizes together stay within the class, whatever is evicted for them; what
+        /// they do not have is free.
+        #[test]
+        fn items_of_any_size_share_the_units(
+            steps in proptest::collection::vec((0u64..200, 1usize..260_000), 1..400),
+        ) {
+            let pool = ExtentPool::new("test", UNIT_SIZE, 128 + 64);
+            let mut cache = Cache {
+                classes: [class(4), Class::new(Frames::Extents(pool), 128)],
+                stats: CacheStats::default(),
+            };
+            let mut lens = HashMap::new();
+            for (number, len) in steps {
+                if let Some(bytes) = cache.get(FrameClass::Extent, &key(number)) {
+                    prop_assert_eq!((bytes.len(), bytes[0]), (lens[&number], number as u8));
+                    continue;
+                }
+                let mut frame = cache.try_frame(FrameClass::Extent, len).unwrap();
+                frame.set_len(len);
+                frame[0] = number as u8;
+                cache.insert(FrameClass::Extent, key(number), frame.freeze());
+                lens.insert(number, len);
+                let class = &cache.classes[FrameClass::Extent as usize];
+                let items = class.small.iter().chain(&class.main);
+                let used: usize = items.map(|&at| class.items[at as usize].units as usize).sum();
+                prop_assert_eq!(used, class.units_small + class.units_main);
+                prop_assert!(used <= 128);
+                prop_assert_eq!(used + available(class), 128 + 64);
+            }
+        }
     }
 
     #[test]

@@ -95,12 +95,8 @@ pub struct CacheShares {
     pub rows: usize,
     /// Pages of a slot.
     pub pages: usize,
-    /// Larger pages.
-    pub pages_medium: usize,
-    /// The largest ones.
-    pub pages_large: usize,
-    /// Index blocks.
-    pub indexes: usize,
+    /// Index blocks, and larger pages.
+    pub extents: usize,
 }
 
 /// A relation between settings that does not hold.
@@ -229,19 +225,14 @@ impl Config {
     }
 
     /// How the cache is divided. What is read one by one is worth keeping as rows: a page of which
-    /// one row is asked for takes the room of thirty. Index blocks come first: without its index a
-    /// read costs a block instead of a page. Each takes a frame of a block, one for each table, so
-    /// that their share holds those of a grid of seven times the cache.
+    /// one row is asked for takes the room of thirty. Index blocks have the largest share: without
+    /// its index a read costs most of a block instead of a page. They are a fortieth of the data
+    /// where entries are small, so that the share holds those of data of sixteen times the
+    /// cache.
     #[must_use]
     pub fn cache_shares(&self) -> CacheShares {
         let sixteenth = self.cache_bytes as usize / 16;
-        CacheShares {
-            rows: 4 * sixteenth,
-            pages: 4 * sixteenth,
-            pages_medium: sixteenth,
-            pages_large: sixteenth,
-            indexes: 6 * sixteenth,
-        }
+        CacheShares { rows: 4 * sixteenth, pages: 4 * sixteenth, extents: 8 * sixteenth }
     }
 
     /// Checks every relation that the storage code relies on.

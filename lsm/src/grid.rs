@@ -266,7 +266,7 @@ impl Grid {
 
     fn cached_index(&self, reference: &BlockReference) -> Option<IndexHandle> {
         let key = read::index_key(reference);
-        let bytes = self.cache.borrow_mut().get(FrameClass::Index, &key)?;
+        let bytes = self.cache.borrow_mut().get(FrameClass::Extent, &key)?;
         Some(IndexHandle { bytes })
     }
 

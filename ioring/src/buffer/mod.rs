@@ -22,6 +22,7 @@
 
 #![expect(unsafe_code, reason = "shared ownership of raw memory with an intrusive count")]
 
+mod extents;
 mod memory;
 mod pool;
 
@@ -31,6 +32,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
 
+pub use extents::ExtentPool;
+use extents::Extents;
 pub use memory::ALIGNMENT;
 pub(crate) use memory::Memory;
 use pool::Shared;
@@ -45,7 +48,8 @@ struct Header {
     /// Position in the pool's array of headers.
     index: u32,
     start: NonNull<u8>,
-    capacity: usize,
+    /// Changes only while there is no handle.
+    capacity: AtomicUsize,
     /// Length when it was frozen; given back by `try_thaw`.
     frozen_len: AtomicUsize,
     home: UnsafeCell<Home>,
@@ -57,6 +61,8 @@ enum Home {
     Pooled,
     /// It is out; the pool stays alive with it.
     Out(Arc<Shared>),
+    /// It is a run of units, and out; the region stays alive with it.
+    Extent(Arc<Extents>),
     /// It has memory of its own.
     Alone(Memory),
 }
@@ -67,14 +73,14 @@ impl Header {
             references: AtomicU32::new(0),
             index,
             start,
-            capacity,
+            capacity: AtomicUsize::new(capacity),
             frozen_len: AtomicUsize::new(0),
             home: UnsafeCell::new(home),
         }
     }
 }
 
-/// The memory of a whole pool, as a ring may register it.
+/// The memory of a whole pool, of either kind, as a ring may register it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Region {
     /// Never used twice in a process.
@@ -91,6 +97,7 @@ unsafe fn region(header: NonNull<Header>) -> Option<Region> {
     // SAFETY: as the caller promises; `home` is only changed without any handle.
     match unsafe { &*header.as_ref().home.get() } {
         Home::Out(shared) => Some(shared.region()),
+        Home::Extent(shared) => Some(shared.region()),
         Home::Alone(_) => None,
         Home::Pooled => unreachable!("a buffer in its pool has no handle"),
     }
@@ -109,6 +116,7 @@ unsafe fn release(header: NonNull<Header>) {
         let index = header.as_ref().index;
         match std::mem::replace(&mut *header.as_ref().home.get(), Home::Pooled) {
             Home::Out(shared) => shared.give_back(index),
+            Home::Extent(shared) => shared.give_back(index),
             Home::Alone(memory) => {
                 drop(Box::from_raw(header.as_ptr()));
                 drop(memory);
@@ -147,13 +155,14 @@ impl Buffer {
         let inner = unsafe { header.as_ref() };
         let before = inner.references.swap(1, Ordering::Relaxed);
         assert_eq!(before, 0, "a buffer given out twice");
-        Buffer { header, start: inner.start, len: inner.capacity }
+        let len = inner.capacity.load(Ordering::Relaxed);
+        Buffer { header, start: inner.start, len }
     }
 
     /// Bytes that fit.
     pub fn capacity(&self) -> usize {
         // SAFETY: a handle keeps its header valid.
-        unsafe { self.header.as_ref() }.capacity
+        unsafe { self.header.as_ref() }.capacity.load(Ordering::Relaxed)
     }
 
     /// Number of bytes.
@@ -232,6 +241,12 @@ unsafe impl Send for Frozen {}
 unsafe impl Sync for Frozen {}
 
 impl Frozen {
+    /// Bytes that fit the whole buffer: what keeping this handle keeps.
+    pub fn capacity(&self) -> usize {
+        // SAFETY: a handle keeps its header valid.
+        unsafe { self.header.as_ref() }.capacity.load(Ordering::Relaxed)
+    }
+
     /// Number of bytes in view.
     pub fn len(&self) -> usize {
         self.len

@@ -22,7 +22,10 @@ use super::{Buffer, Header, Home, Memory, Region};
 
 /// Numbers of regions are never used twice, so a ring that registered one cannot mistake another
 /// for it.
-static REGION_NEXT: AtomicU32 = AtomicU32::new(0);
+pub(super) fn region_number() -> u32 {
+    static REGION_NEXT: AtomicU32 = AtomicU32::new(0);
+    REGION_NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 pub(super) struct Shared {
     name: &'static str,
@@ -131,7 +134,7 @@ impl BufferPool {
         for header in &headers {
             assert!(home.push(header.index).is_ok(), "the list holds every buffer");
         }
-        let region = REGION_NEXT.fetch_add(1, Ordering::Relaxed);
+        let region = region_number();
         let (waiting, waiters) = (AtomicUsize::new(0), Mutex::new(Waiters::default()));
         let shared = Shared { name, headers, home, waiting, waiters, region, memory };
         BufferPool { shared: Arc::new(shared) }
@@ -163,7 +166,7 @@ impl BufferPool {
 
     /// Bytes that fit into each buffer.
     pub fn buffer_size(&self) -> usize {
-        self.shared.headers[0].capacity
+        self.shared.headers[0].capacity.load(Ordering::Relaxed)
     }
 }
 

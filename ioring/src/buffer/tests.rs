@@ -145,3 +145,41 @@ proptest! {
         prop_assert_eq!(&slice.slice(inner..)[..], &model[from + inner..to]);
     }
 }
+
+proptest! {
+    /// Runs of units never overlap, are where a search from the start would find them, and join
+    /// again when they come back, however they are taken and dropped.
+    #[test]
+    fn extents_are_the_first_runs_that_fit(
+        steps in proptest::collection::vec((0usize..60_000, any::<u16>(), any::<bool>()), 1..300),
+    ) {
+        const UNITS: usize = 150;
+        let pool = ExtentPool::new("test", ALIGNMENT, UNITS);
+        let base = pool.try_take(UNITS * ALIGNMENT).unwrap().as_ptr() as usize;
+        let mut free = [true; UNITS];
+        let mut out: Vec<(std::ops::Range<usize>, Frozen, u8)> = Vec::new();
+        for (step, (len, pick, take)) in steps.into_iter().enumerate() {
+            if !take && !out.is_empty() {
+                let (units, bytes, mark) = out.swap_remove(pick as usize % out.len());
+                prop_assert!(bytes.iter().all(|byte| *byte == mark), "nobody else wrote there");
+                drop(bytes.slice(..0));
+                drop(bytes);
+                free[units].fill(true);
+            } else {
+                let units = len.div_ceil(ALIGNMENT).max(1);
+                let first = (0..=UNITS - units).find(|&at| free[at..at + units].iter().all(|f| *f));
+                let taken = pool.try_take(len);
+                prop_assert_eq!(taken.is_some(), first.is_some());
+                let Some((mut buffer, at)) = taken.zip(first) else { continue };
+                prop_assert_eq!(buffer.as_ptr() as usize, base + at * ALIGNMENT);
+                prop_assert_eq!(buffer.capacity(), units * ALIGNMENT);
+                free[at..at + units].fill(false);
+                buffer.fill(step as u8);
+                out.push((at..at + units, buffer.freeze(), step as u8));
+            }
+            prop_assert_eq!(pool.available(), free.iter().filter(|free| **free).count());
+        }
+        drop(out);
+        prop_assert!(pool.try_take(UNITS * ALIGNMENT).is_some(), "all came back");
+    }
+}

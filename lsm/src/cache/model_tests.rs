@@ -88,7 +88,8 @@ proptest! {
         steps in proptest::collection::vec(prop_oneof![0usize..8, 0usize..25, 0usize..50], 1..600),
     ) {
         let keys = keys();
-        let mut class = Class::new(BufferPool::new("test", 4096, CAPACITY + 2), CAPACITY);
+        let pool = BufferPool::new("test", 4096, CAPACITY + 2);
+        let mut class = Class::new(Frames::Equal(pool), CAPACITY);
         let mut model = Model::default();
         for name in steps {
             let found = class.get(&keys[name]);
@@ -96,7 +97,7 @@ proptest! {
             if let Some(bytes) = found {
                 prop_assert_eq!(bytes[0] as usize, name);
             } else {
-                let mut buffer = class.pool.try_take().expect("two more than items");
+                let mut buffer = class.frames.try_take(4096).expect("two more than items");
                 buffer[0] = name as u8;
                 class.insert(keys[name], buffer.freeze());
                 model.insert(name);

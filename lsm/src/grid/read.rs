@@ -125,19 +125,20 @@ impl Grid {
             };
             let bytes = self.load_index(&table.index, class).await?;
             let key = index_key(&table.index);
-            self.cache.borrow_mut().insert(FrameClass::Index, key, bytes.clone());
+            self.cache.borrow_mut().insert(FrameClass::Extent, key, bytes.clone());
             return Ok(IndexHandle { bytes });
         }
     }
 
     /// Puts a table's index that was just built into the cache: no read follows a flush.
     pub fn keep_index(&self, table: &TableInfo, image: &Frozen) {
-        let Some(mut frame) = self.cache.borrow_mut().try_frame(FrameClass::Index) else { return };
         let size = table.index.size as usize;
+        let frame = self.cache.borrow_mut().try_frame(FrameClass::Extent, size);
+        let Some(mut frame) = frame else { return };
         frame.set_len(size);
         frame.copy_from_slice(&image[..size]);
         let key = index_key(&table.index);
-        self.cache.borrow_mut().insert(FrameClass::Index, key, frame.freeze());
+        self.cache.borrow_mut().insert(FrameClass::Extent, key, frame.freeze());
     }
 
     /// Reads a whole block, past the cache.
@@ -233,10 +234,10 @@ impl Grid {
         }
     }
 
-    /// A frame; memory of its own where readers hold all frames of the class. Waiting for them
+    /// A frame; memory of its own where readers hold what it would take. Waiting for them
     /// could be waiting for a walk that holds one page and wants the next.
     pub(super) fn frame(&self, class: FrameClass, len: usize) -> Buffer {
-        let frame = self.cache.borrow_mut().try_frame(class);
+        let frame = self.cache.borrow_mut().try_frame(class, len);
         frame.unwrap_or_else(|| Buffer::zeroed(len))
     }
 
@@ -323,11 +324,12 @@ impl Grid {
     ) -> Result<Frozen, ReadError> {
         self.check_condemned(reference.address)?;
         let slot = self.slot(class).await;
-        let mut buffer = self.frame(FrameClass::Index, self.config.block_size as usize);
+        let size = (reference.size as usize).next_multiple_of(SECTOR_SIZE);
+        let size = size.min(self.config.block_size as usize);
+        let mut buffer = self.frame(FrameClass::Extent, size);
         let (address, identity) = (reference.address, self.owner.identity);
         for attempt in 0.. {
-            let size = (reference.size as usize).next_multiple_of(SECTOR_SIZE);
-            buffer.set_len(size.min(self.config.block_size as usize));
+            buffer.set_len(size);
             let fault;
             (fault, buffer) = self.fill(&slot, buffer, address, 0).await;
             let fault = match fault {

@@ -31,15 +31,58 @@ fn config() -> Config {
 }
 
 /// Even keys are there, odd ones between them are not. Several runs, all in tables.
-async fn cold() -> Driver {
-    let put = |n: u32| Action::Put { key: n * 7919 % KEYS * 2, len: 100, deadline: 0 };
+async fn cold(config: &Config, keys: u32) -> Driver {
+    let put = |n: u32| Action::Put { key: n * 7919 % keys * 2, len: 100, deadline: 0 };
     let log: Vec<Vec<Action>> =
-        (0..KEYS / 4).map(|op| (0..4).map(|i| put(4 * op + i)).collect()).collect();
-    let mut driver = Driver::open(&config(), Rc::default()).await;
+        (0..keys / 4).map(|op| (0..4).map(|i| put(4 * op + i)).collect()).collect();
+    let mut driver = Driver::open(config, Rc::default()).await;
     driver.run(&log, log.len() as u64).await;
     driver.settle().await;
     drop(driver);
-    Driver::open(&config(), Rc::default()).await
+    Driver::open(config, Rc::default()).await
+}
+
+/// Data of more than ten times the cache, in many tables whose index blocks are half full: the
+/// indexes stay in memory nevertheless.
+#[test]
+fn a_cold_read_costs_one_page_at_ten_times_the_cache() {
+    const KEYS: u32 = 60_000;
+    let config = Config {
+        block_size: 32 << 10,
+        page_size: 4 << 10,
+        cache_bytes: 512 << 10,
+        reads_foreground_max: 16,
+        memtable_bytes: 512 << 10,
+        table_value_blocks_max: 40,
+        compression: Config::standard().compression,
+        ..harness::config()
+    };
+    let mut world = World::new(73, SimConfig::default());
+    let node = world.add_node("store");
+    let main = move || {
+        let config = config.clone();
+        async move {
+            let driver = cold(&config, KEYS).await;
+            let manifest = &driver.forest.trees[Tree::Objects.index()].manifest;
+            let tables = manifest.tables().map(|(_, table)| table).collect::<Vec<_>>();
+            let blocks: u64 = tables.iter().map(|table| u64::from(table.value_blocks)).sum();
+            let indexes: u64 = tables.iter().map(|table| u64::from(table.index.size)).sum();
+            let (data, cache) = (blocks * u64::from(config.block_size), config.cache_bytes);
+            let frames = tables.len() as u64 * u64::from(config.block_size);
+            println!("{} tables, {data} bytes, indexes {indexes}, frames {frames}", tables.len());
+            assert!(data >= 10 * cache, "{data} bytes for {cache} of cache");
+            assert!(frames > cache / 2 && indexes < cache * 9 / 20, "{indexes} in {frames}");
+            read(&driver, (0..2000).map(|n| n * 199 % KEYS * 2 + 1)).await;
+            let (found, reads) = read(&driver, (0..4000).map(|n| n * 7919 % KEYS * 2)).await;
+            assert_eq!(found, 4000);
+            assert!(reads <= found * 105 / 100, "{reads} reads for {found} keys");
+            assert!(reads > found * 8 / 10, "{reads} reads for {found} keys: they were not cold");
+            let (found, reads) = read(&driver, (0..4000).map(|n| n * 7919 % KEYS * 2 + 1)).await;
+            assert_eq!(found, 0);
+            assert!(reads <= 4000 / 20, "{reads} reads for nothing");
+        }
+    };
+    world.run(node, main).unwrap();
 }
 
 /// Looks keys up; gives how many were found, and reads of the disk.
@@ -59,7 +102,7 @@ fn a_cold_read_costs_one_page_and_a_miss_none() {
     let mut world = World::new(71, SimConfig::default());
     let node = world.add_node("store");
     let main = || async {
-        let driver = cold().await;
+        let driver = cold(&config(), KEYS).await;
         let runs = driver.forest.trees[Tree::Objects.index()].manifest.sorted_runs().count();
         assert!(runs >= 3, "{runs} runs");
         read(&driver, (0..200).map(|n| n * 199 + 1)).await;
@@ -80,7 +123,7 @@ fn caches_count_what_they_answer() {
     let mut world = World::new(72, SimConfig::default());
     let node = world.add_node("store");
     let main = || async {
-        let driver = cold().await;
+        let driver = cold(&config(), KEYS).await;
         let key = harness::key_of(2 * 777);
         let get = || driver.forest.get_cached(Tree::Objects, &key, u64::MAX, Want::Value, |_| ());
         let crate::lookup::Lookup::NeedsRead(first) = get() else { panic!("it is cold") };
@@ -125,15 +168,15 @@ fn table_of(value_len: usize) -> (u64, u64) {
     (u64::from(index.reference.size), blocks * block_size as u64)
 }
 
-/// The share of index blocks, each in a frame of a whole block, is enough for grids of seven times
-/// the cache with small entries.
+/// The share of index blocks is enough for those of data of sixteen times the cache with small
+/// entries, with a tenth to spare for holes between them. A table of half as many value blocks,
+/// as upper levels have them, takes half as much.
 #[test]
 fn index_blocks_of_much_more_than_the_cache_fit_their_share() {
     let config = Config::standard();
     let (index, table) = table_of(100);
-    let frame = u64::from(config.block_size);
-    let frames = config.cache_shares().indexes as u64 / frame;
-    let (covered, cache) = (frames * table, config.cache_bytes);
-    assert!(covered >= 7 * cache, "{covered} bytes of grid for {cache} of cache");
-    assert!(index <= frame, "an index of {index} bytes does not fit its frame of {frame}");
+    let needed = 16 * config.cache_bytes * index / table;
+    let share = config.cache_shares().extents as u64;
+    assert!(needed <= share * 9 / 10, "{needed} bytes of indexes, {share} for them");
+    assert!(index <= u64::from(config.block_size), "an index of {index} bytes");
 }
