@@ -74,6 +74,38 @@ fn what_is_written_is_read_back_direct_and_buffered() {
     }
 }
 
+/// The kernel reads what is in its page cache when it gets the request, so what a read returns
+/// tells whether it was handed over before or after the file changed.
+#[test]
+fn several_reads_are_handed_over_within_the_turn_and_few_at_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    std::fs::write(&path, pattern(1, 4096)).unwrap();
+    run(move || {
+        let path = path.clone();
+        async move {
+            let options = OpenOptions { read: true, direct: Direct::Off, ..Default::default() };
+            let file = File::open(&path, &options).unwrap();
+            for (count, within) in [(9, 8), (4, 4), (3, 0), (1, 0)] {
+                std::fs::write(&path, pattern(1, 4096)).unwrap();
+                file.read(Buffer::zeroed(4096), 0).await.0.unwrap();
+                let reads = (0..count).map(|_| file.read(Buffer::zeroed(4096), 0));
+                let mut reads = std::pin::pin!(ioring::join_all(reads));
+                let waits = std::future::poll_fn(|context| {
+                    std::task::Poll::Ready(reads.as_mut().poll(context).is_pending())
+                });
+                assert!(waits.await, "nothing completes before the turn ends");
+                std::fs::write(&path, pattern(2, 4096)).unwrap();
+                let early = reads.await.into_iter().filter(|(result, bytes)| {
+                    result.as_ref().unwrap();
+                    bytes[..] == pattern(1, 4096)
+                });
+                assert_eq!(early.count(), within, "of {count} reads");
+            }
+        }
+    });
+}
+
 #[test]
 fn a_locked_file_is_locked_for_others() {
     let directory = tempfile::tempdir().unwrap();

@@ -13,7 +13,8 @@
 //! # Turns
 //!
 //! Requests are pushed to shared memory and cost nothing until [`Ring::flush`] or [`Ring::wait`]
-//! hand all of them to the kernel in one call.
+//! hand all of them to the kernel in one call: at the end of a turn, or within it where a device
+//! should begin at once (durable writes, and reads when there are several).
 
 #![expect(unsafe_code, reason = "requests point to memory; each kind says why that is valid")]
 
