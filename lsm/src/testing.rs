@@ -1,5 +1,5 @@
-//! What tests of this crate share: numbers of cases, a simulated core, a formatted grid, tables that
-//! no grid holds.
+//! What tests of this crate share: numbers of cases, a simulated core, a formatted grid, tables
+//! that no grid holds.
 
 use std::cell::Cell;
 use std::path::Path;
