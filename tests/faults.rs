@@ -211,6 +211,22 @@ fn another_format_version_is_refused_by_name() {
         file.write_all_at(&copy, slot * COPY_SIZE).unwrap();
     }
     is_refused(&folder, &["format 9"]);
+    assert_eq!(run(&["start"], &folder.data()).status.code(), Some(3));
+}
+
+#[test]
+fn a_grid_of_another_format_version_is_refused_by_name() {
+    let folder = written(1);
+    let file = grid(&folder, 1);
+    // As release 1 of the format wrote it: the version at byte 70 of the header.
+    let mut header = vec![0; 256];
+    file.read_exact_at(&mut header, 0).unwrap();
+    header[70] = 1;
+    let sum = wire::checksum(&header[16..]).0.to_le_bytes();
+    header[..16].copy_from_slice(&sum);
+    file.write_all_at(&header, 0).unwrap();
+    is_refused(&folder, &["shard-0001.grid", "format 1", "release that wrote it"]);
+    assert_eq!(run(&["start"], &folder.data()).status.code(), Some(3));
 }
 
 // ---- grids ----

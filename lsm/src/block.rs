@@ -649,6 +649,10 @@ mod tests {
         assert!(matches!(fault, BlockFault::Type { .. }));
         let fault = check(&block[..258], IDENTITY, &reference, value);
         assert_eq!(fault, BlockFault::Short { expected: 260, actual: 258 });
+        let older = crate::testing::of_version(&block, 1);
+        let fault = check(&older, IDENTITY, &reference, value);
+        assert_eq!(fault, BlockFault::FormatVersion { expected: 2, actual: 1 });
+        assert_eq!(fault.to_string(), "format version is 1, this release reads 2");
         let fault = check(&[0; 4096], IDENTITY, &reference, value);
         assert!(matches!(fault, BlockFault::HeaderChecksum { .. }));
     }

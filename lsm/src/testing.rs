@@ -9,7 +9,7 @@ use ioring::Direct;
 use ioring::sim::{self, World};
 use proptest::prelude::ProptestConfig;
 
-use crate::block::{BlockAddress, BlockReference, Checksum, Identity};
+use crate::block::{BlockAddress, BlockReference, Checksum, HEADER_SIZE, Identity};
 use crate::config::Config;
 use crate::entry::TreeId;
 use crate::grid::{Grid, Owner};
@@ -52,6 +52,15 @@ pub(crate) async fn grid_at(path: &Path, config: &Config) -> Rc<Grid> {
     Grid::format(path, OWNER, config, Direct::Required).await.unwrap();
     ioring::fs::sync_dir("/".as_ref()).unwrap();
     Grid::open(path, OWNER, config, Direct::Required).await.unwrap()
+}
+
+/// An intact block as a release with another format writes it.
+pub(crate) fn of_version(block: &[u8], version: u16) -> Vec<u8> {
+    let mut block = block.to_vec();
+    block[70..72].copy_from_slice(&version.to_le_bytes());
+    let checksum = Checksum::of(&block[16..HEADER_SIZE]);
+    block[..16].copy_from_slice(&checksum.0.to_le_bytes());
+    block
 }
 
 /// A table of one block over `min..=max` whose index stands at `address`.

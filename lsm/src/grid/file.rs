@@ -48,6 +48,20 @@ pub enum OpenError {
         /// What is wrong with it.
         fault: BlockFault,
     },
+    /// The file was written by a release with another format.
+    #[error(
+        "{path}: the grid has format {actual}, this release reads {expected}: use the release \
+         that wrote it; nothing was changed",
+        path = path.display()
+    )]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The format this release knows.
+        expected: u16,
+        /// The file's.
+        actual: u16,
+    },
     /// A grid of another cluster, shard, replica or incarnation.
     #[error("{path}: {what} is {actual}, expected {expected}", path = path.display())]
     Owner {
@@ -114,8 +128,15 @@ impl Grid {
         let (result, header) = file.read(Buffer::zeroed(SECTOR_SIZE), 0).await;
         result.map_err(io)?;
         let verified = block::verify_grid_header(&header);
-        let (identity, found) =
-            verified.map_err(|fault| OpenError::Header { path: path.to_owned(), fault })?;
+        let (identity, found) = verified.map_err(|fault| {
+            let path = path.to_owned();
+            match fault {
+                BlockFault::FormatVersion { expected, actual } => {
+                    OpenError::Format { path, expected, actual }
+                }
+                fault => OpenError::Header { path, fault },
+            }
+        })?;
         check_owner(path, owner, config, identity, &found)?;
         let blocks_allocated = file.len().map_err(io)? / u64::from(config.block_size);
         Ok(Grid::new(config, owner, file, blocks_allocated))

@@ -7,7 +7,7 @@ use ioring::sim::disk::{ReadFault, WriteFault};
 use ioring::sim::{self, NodeId, World};
 
 use super::*;
-use crate::block::BlockType;
+use crate::block::{BlockType, HEADER_SIZE};
 use crate::entry::{EntryRef, Level, Payload, TreeId};
 use crate::filter;
 use crate::overflow::{self, ListBuilder, OverflowReference, Piece};
@@ -430,6 +430,23 @@ fn another_owner_or_a_damaged_header_is_refused_by_name() {
     written.world.disk(written.node).rot(PATH.as_ref(), 60, 1).unwrap();
     let error = open(&mut written, OWNER).unwrap_err();
     assert!(matches!(error, OpenError::Header { .. }), "{error}");
+}
+
+/// A grid that another release wrote is not damaged, and nobody is told to mend it.
+#[test]
+fn another_format_is_refused_by_name() {
+    let mut written = written();
+    let contents = written.world.disk(written.node).contents(Path::new(PATH)).unwrap();
+    let header = crate::testing::of_version(&contents[..HEADER_SIZE], 1);
+    written.world.disk(written.node).overwrite(PATH.as_ref(), 0, &header).unwrap();
+    let open = || async {
+        let config = Config::test_min();
+        Grid::open(Path::new(PATH), OWNER, &config, Direct::Required).await.map(|_| ())
+    };
+    let error = written.world.run(written.node, open).unwrap().unwrap_err();
+    assert!(matches!(error, OpenError::Format { expected: 2, actual: 1, .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("format 1, this release reads 2") && text.contains(PATH), "{text}");
 }
 
 /// An intact page of another block at the page's place, as a lost write or a reused block leaves

@@ -4,9 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::anyhow;
 use ioring::Direct;
+use lsm::grid::OpenError as GridError;
 use node::config::Config;
 use node::server::{self, Options, RecoverError, StartError};
+use node::shard::open::OpenError as ShardError;
 use vsr::format::OpenError;
+use vsr::superblock::QuorumError;
 
 use super::settings::{Settings, config, start_logging};
 use crate::outcome::{Failure, Outcome, print, print_line};
@@ -51,9 +54,14 @@ pub(super) fn serve(dir: PathBuf, config: Config, direct: Direct, hint: &'static
 fn failure(error: StartError) -> Failure {
     let refused = matches!(
         error,
-        StartError::Recover(RecoverError::Open(
-            OpenError::NotFormatted(_) | OpenError::InUse(_) | OpenError::Differs { .. }
-        ))
+        StartError::Recover(
+            RecoverError::Open(
+                OpenError::NotFormatted(_)
+                    | OpenError::InUse(_)
+                    | OpenError::Differs { .. }
+                    | OpenError::SuperBlock { source: QuorumError::OtherFormat { .. }, .. }
+            ) | RecoverError::Shard(ShardError::Grid(GridError::Format { .. }))
+        )
     );
     let corrupt = matches!(
         error,
