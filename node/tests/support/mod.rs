@@ -31,9 +31,14 @@ pub(crate) fn configuration() -> Configuration {
 
 /// Makes the data directory.
 pub(crate) async fn format() {
+    format_as(configuration()).await;
+}
+
+/// The same for another configuration.
+pub(crate) async fn format_as(configuration: Configuration) {
     let options = FormatOptions {
         shift_sectors_max: 4,
-        ..FormatOptions::new(ClusterId(7), ReplicaId(0), configuration())
+        ..FormatOptions::new(ClusterId(7), ReplicaId(0), configuration)
     };
     server::format_here(Path::new(DIR), &options, |_, _| ())
         .await
@@ -50,12 +55,15 @@ pub(crate) fn request(words: &[impl AsRef<str>]) -> Vec<u8> {
     out.into_bytes()
 }
 
-fn options(address: SocketAddr, dedicated: bool) -> Options {
+fn options(address: SocketAddr, dedicated: bool, settings: &[(&'static str, &str)]) -> Options {
     let mut layers = Layers::default();
     layers.set_flag("resp", address.to_string());
     layers.set_flag("insecure", "yes");
     layers.set_flag("cache", "256KiB");
     layers.set_flag("dedicated_replica_core", if dedicated { "yes" } else { "no" });
+    for (name, value) in settings {
+        layers.set_flag(name, *value);
+    }
     Options {
         dir: DIR.into(),
         config: Config::new(&layers).expect("the settings are valid"),
@@ -67,9 +75,19 @@ fn options(address: SocketAddr, dedicated: bool) -> Options {
 /// The parts of a node with so many cores, and the way to ask the first of them. Of three, the
 /// first is without shards.
 pub(crate) fn parts(address: SocketAddr, cores: u16) -> (Vec<Part>, Outbox<Question>) {
+    parts_with(address, cores, &[])
+}
+
+/// The same with settings of the test's own.
+pub(crate) fn parts_with(
+    address: SocketAddr,
+    cores: u16,
+    settings: &[(&'static str, &str)],
+) -> (Vec<Part>, Outbox<Question>) {
     let (mut asks, questions): (Vec<_>, Vec<_>) = (0..cores).map(|_| lane(1)).unzip();
     let http = "127.0.0.1:1".parse().expect("this is an address");
     let first = First { http, serving: Box::new(|_| ()) };
-    let parts = server::parts(&Shared::new(options(address, cores > 2)), questions, first);
+    let parts =
+        server::parts(&Shared::new(options(address, cores > 2, settings)), questions, first);
     (parts, asks.swap_remove(0))
 }
