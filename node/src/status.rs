@@ -464,6 +464,23 @@ mod tests {
         assert_eq!(replica["checkpoint"], 4);
     }
 
+    /// An operator who looks for a name of the handbook finds it.
+    #[test]
+    fn every_metric_that_the_documents_name_is_there() {
+        let gauges = gauges(Phase::Serving, &[report()]);
+        let text = crate::metrics::text::write(&Snapshot::default(), &gauges);
+        let documents = include_str!("../../docs/OPERATING.md");
+        let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        let mut named = 0;
+        for piece in documents.split("`quorate_").skip(1) {
+            let name = piece.split(|c| !is_name(c)).next().unwrap();
+            let help = format!("# HELP quorate_{name} ");
+            assert!(text.contains(&help), "quorate_{name} is named, and not exported");
+            named += 1;
+        }
+        assert!(named > 20, "only {named} names were found");
+    }
+
     #[test]
     fn compaction_is_shown_by_shard() {
         let gauges = gauges(Phase::Serving, &[report()]);
