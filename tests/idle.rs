@@ -1,5 +1,5 @@
-//! What a node costs that nobody uses: memory, disk and processor. One that was just busy first does
-//! what it owes, and then nothing either.
+//! What a node costs that nobody uses: memory, disk and processor. One that was just busy first
+//! does what it owes, and then nothing either.
 
 #![expect(clippy::unwrap_used, reason = "a node that does not answer has failed the test")]
 
