@@ -549,7 +549,9 @@ impl Forest {
         self.stats.beats += 1;
         if let Some(running) = &self.running {
             let budget = &running.budget;
-            let paid = budget.raise(progress.share_of(budget.total()));
+            // A little ahead, so that the bar's end finds the jobs done and need not wait for them.
+            let target = progress.share_of(budget.total() * AHEAD.0).div_ceil(AHEAD.1);
+            let paid = budget.raise(target);
             self.stats.blocks_paid += paid;
             self.stats.beat_blocks_max = self.stats.beat_blocks_max.max(paid);
             self.stats.beats_overdue += u64::from(budget.debt() > debt_max(budget));
@@ -824,6 +826,8 @@ fn debt_max(budget: &Budget) -> u64 {
 
 /// It is this part of the bar's work, and a few blocks.
 const DEBT_SHARE: u64 = 8;
+/// What beats pay, over their share of a bar: the jobs have the rest of it to catch up.
+const AHEAD: (u64, u64) = (8, 7);
 const DEBT_BLOCKS: u64 = 4;
 /// Bars after the end of a generation in which its readers are gone, and its tables with them.
 const BARS_UNTIL_DROPPED: u32 = 3;

@@ -247,6 +247,10 @@ async fn merge(
     });
     let tables = streams.into_iter().map(|stream| Stream::Tables(Box::new(stream)));
     let mut streams: Vec<Stream> = memtable.into_iter().chain(tables).collect();
+    // All of them ask for their first blocks before one is waited for.
+    for stream in &mut streams {
+        stream.ask(&context.budget).await;
+    }
     for stream in &mut streams {
         stream.advance(&context.budget).await?;
     }

@@ -59,6 +59,13 @@ impl Stream {
         }
     }
 
+    /// Asks for the first block, before the stream is at its first entry.
+    pub(crate) async fn ask(&mut self, budget: &Budget) {
+        if let Stream::Tables(stream) = self {
+            stream.read_ahead(budget).await;
+        }
+    }
+
     /// Goes to the next entry or whole block; the first call goes to the first.
     #[inline]
     pub(crate) async fn advance(&mut self, budget: &Budget) -> Result<(), Corrupt> {
