@@ -8,7 +8,8 @@
 //! 4. *The control*, in between: the same load on the same data with nothing to merge. All jobs of
 //!    the bar are done first, unmeasured; then one bar is written and measured up to the op that
 //!    ends it; and again, until a tenth of the time of the soak is filled.
-//! 5. In the end everything due is done, a sample is read back, and space is looked at.
+//! 5. In the end it is left alone until it has nothing more to do. A sample is read back, and space
+//!    is looked at.
 //!
 //! Soak and control take turns, so that a noisy moment of the machine hits both. What is promised
 //! of the two is in [`Report::promises`].
@@ -82,7 +83,7 @@ pub struct Report {
     pub least_second: f64,
     /// Bytes written to the grid over bytes given, while it soaked.
     pub write_amplification: f64,
-    /// Bytes of blocks in use over bytes that exist, once everything due was done.
+    /// Bytes of blocks in use over bytes that exist, once nothing was left to do.
     pub space_amplification: f64,
     /// Resident memory after the first and after the last turn, in bytes.
     pub resident_bytes: [u64; 2],
@@ -187,7 +188,7 @@ async fn soak(
     let given = shared.bytes_given() - given - unsoaked_given;
     let written = shared.store().stats().write_bytes - written - unsoaked;
     progress("settling");
-    shared.store().settle().await?;
+    shared.store().idle().await?;
     shared.read_back(super::Work::Overwrite).await?;
     Ok(Report {
         load,

@@ -228,6 +228,23 @@ impl Store {
         self.wait_durable().await;
     }
 
+    /// Lets it be idle until nothing is left to do: what a node does when its clients are silent.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`]
+    pub async fn idle(&self) -> Result<(), StoreError> {
+        self.settle().await?;
+        let _turn = self.turn.acquire().await;
+        loop {
+            let pending = self.with(Forest::pending);
+            if !pending.jobs && !pending.space {
+                return Ok(());
+            }
+            let (log_bytes, memtable_bytes, effects_bytes) = (0, 0, 0);
+            self.end_op(Weight { log_bytes, memtable_bytes, effects_bytes, pulse: true }).await?;
+        }
+    }
+
     /// Has everything written out, merged as far as is due, and covered by a checkpoint.
     ///
     /// # Errors
