@@ -8,8 +8,9 @@ use node::config::units::{format_size, parse_size};
 use crate::outcome::{Failure, Outcome};
 use crate::progress::Line;
 
-/// What only a comparison of engines has.
+/// What only a comparison of engines has; no group of its own, whose name `compare` has already.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(super) struct Arguments {
     /// Storage engines to compare ours with: rocksdb, fjall, redb; quorate is ours once more
     #[arg(long, value_name = "NAMES", value_delimiter = ',',
