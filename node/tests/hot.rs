@@ -4,7 +4,8 @@
 //! theirs with nothing written. What is asked of the node, all the while clients write:
 //!
 //! 1. bars go on ending, and all shards have ended as many;
-//! 2. what a bar's merges owe stays within what applying waits for, on every shard;
+//! 2. what a bar's merges owe stays within what applying waits for, on every shard (the simulated
+//!    disk is quick, so that waiting is rarely what keeps it there);
 //! 3. when the clients are done, all debt is paid, and the node then adds nothing to its log;
 //! 4. a scrub that begins anew several times a second finds nothing corrupt: there is nothing.
 

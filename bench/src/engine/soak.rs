@@ -172,21 +172,18 @@ async fn soak(
     let most = writer.most(most_time(load.duration)).await?;
     let rate = most * f64::from(load.percent) / 100.0;
     let (mut soaked, mut control) = (Soaked::default(), Latencies::default());
-    let (given, written) = (shared.bytes_given(), shared.store().stats().write_bytes);
-    let (mut unsoaked, mut resident) = (0, Vec::new());
-    let mut unsoaked_given = 0;
+    let (mut given, mut written, mut resident) = (0, 0, Vec::new());
+    let bytes = || (shared.bytes_given(), shared.store().stats().write_bytes);
     let turns = load.duration.as_secs().div_ceil(TURN.as_secs()).max(1) as u32;
     for turn in 0..turns {
         progress(&format!("turn {} of {turns}, {rate:.0} operations a second", turn + 1));
+        let before = bytes();
         writer.soak(load.duration / turns, rate, &mut soaked).await?;
+        let after = bytes();
+        (given, written) = (given + after.0 - before.0, written + after.1 - before.1);
         resident.push(resident_bytes());
-        let before = (shared.bytes_given(), shared.store().stats().write_bytes);
         writer.control(load.duration / turns / CONTROL_SHARE, rate, &mut control).await?;
-        unsoaked_given += shared.bytes_given() - before.0;
-        unsoaked += shared.store().stats().write_bytes - before.1;
     }
-    let given = shared.bytes_given() - given - unsoaked_given;
-    let written = shared.store().stats().write_bytes - written - unsoaked;
     progress("settling");
     shared.store().idle().await?;
     shared.read_back(super::Work::Overwrite).await?;

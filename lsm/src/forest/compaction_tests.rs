@@ -1,5 +1,7 @@
-//! What compaction saves, and what it keeps bounded. Every test here fails when the thing it is
-//! about is switched off.
+//! What compaction saves, and what it keeps bounded. The tests of what it saves fail when that is
+//! switched off. `dead_versions_are_bounded` and
+//! `a_flush_goes_on_without_a_small_run_that_is_corrupt` also pass without what they are about:
+//! they show what holds, not what makes it hold.
 
 use std::future::Future;
 use std::path::Path;

@@ -9,8 +9,11 @@
 //! 2. the *beat* pays for the bar's jobs; if they are too far behind, applying waits for them;
 //! 3. at a *group's end* the fullest memtable is reported to the schedule;
 //! 4. at a *bar's end* the jobs are awaited, and, where blocks come free, the checkpoint that
-//!    released them; then the forests end their bars, and checkpoints they take are written beside
-//!    everything that follows.
+//!    released them; then the forests end their bars, one after the other with a turn for others
+//!    in between, and checkpoints they take are written beside everything that follows. A reader
+//!    in such a turn may find the bar over on one shard and not on the next: what it sees is the
+//!    same, as a bar's end moves entries and changes none. A crash there is like one before the
+//!    bar's end: no checkpoint is in effect before every shard's root is there.
 //!
 //! A failure to write here ends the process: what the grid then holds is unknown. A corrupt block
 //! on the way to what is due costs only what needs it: the walk over deadlines ends before it, and

@@ -1,9 +1,22 @@
 //! What the measurements have in common: rounds, cores, and how their rows are printed.
 
+use anyhow::anyhow;
+use bench::engine::EngineError;
 use bench::host::Host;
 use serde::Serialize;
 
-use crate::outcome::{print, print_line};
+use crate::outcome::{Failure, print, print_line};
+
+/// What an error of the engine's measurements means for whoever asked.
+pub(super) fn engine_failure(error: EngineError) -> Failure {
+    match error {
+        error @ EngineError::Options(_) => Failure::Usage(anyhow!(error)),
+        error @ (EngineError::Wrong { .. } | EngineError::Corrupt(_)) => {
+            Failure::Corrupt(anyhow!(error))
+        }
+        error => Failure::Failed(anyhow!(error)),
+    }
+}
 
 /// How rows are printed.
 #[derive(Debug, clap::Args)]

@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::anyhow;
-use bench::engine::{self, EngineError, Options, Row};
+use bench::engine::{self, Options, Row};
 use node::config::units::{format_size, parse_duration, parse_size};
 
-use super::common::Printing;
-use crate::outcome::{Failure, Outcome};
+use super::common::{Printing, engine_failure};
+use crate::outcome::Outcome;
 use crate::progress::Line;
 
 /// Measure the storage engine in this process, on one core, without log and network
@@ -79,13 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         shown.say(format!("{work:<16}{seconds:>5.1} s  {per_second:>10.0} operations/s"));
     });
     line.finish();
-    let rows = result.map_err(|error| match error {
-        error @ EngineError::Options(_) => Failure::Usage(anyhow!(error)),
-        error @ (EngineError::Wrong { .. } | EngineError::Corrupt(_)) => {
-            Failure::Corrupt(anyhow!(error))
-        }
-        error => Failure::Failed(anyhow!(error)),
-    })?;
+    let rows = result.map_err(engine_failure)?;
     let settings = format_args!(
         "{} keys of {} bytes, values of {} bytes, cache {}, core {}, ops of {} writes,\n{} reads \
          in flight, scans of {} entries, {:?} for what has no end of its own",

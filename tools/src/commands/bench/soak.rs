@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::anyhow;
 use bench::engine::soak::{self, Load, Report};
-use bench::engine::{self, EngineError, Options};
+use bench::engine::{self, Options};
 use node::config::units::{format_size, parse_duration, parse_size};
 
-use super::common::Printing;
-use crate::outcome::{Failure, Outcome};
+use super::common::{Printing, engine_failure};
+use crate::outcome::Outcome;
 use crate::progress::Line;
 
 /// Soak the storage engine in a steady load, and compare with the same load and nothing to merge
@@ -77,13 +76,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         shown.say(what.to_owned());
     });
     line.finish();
-    let report = result.map_err(|error| match error {
-        error @ EngineError::Options(_) => Failure::Usage(anyhow!(error)),
-        error @ (EngineError::Wrong { .. } | EngineError::Corrupt(_)) => {
-            Failure::Corrupt(anyhow!(error))
-        }
-        error => Failure::Failed(anyhow!(error)),
-    })?;
+    let report = result.map_err(engine_failure)?;
     let settings = format_args!(
         "{} keys of {} bytes, values of {} bytes, cache {}, core {}, ops of {} writes,\n\
          {deletes} of a hundred delete",
