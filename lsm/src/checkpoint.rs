@@ -239,11 +239,6 @@ impl Forest {
         Ok(Checkpoint { grid, op, images, root, written })
     }
 
-    /// Blocks that the next checkpoint can take at most.
-    pub(crate) fn checkpoint_blocks_max(&self) -> u64 {
-        blocks_max(&self.config, &self.manifest_log)
-    }
-
     fn layout(&self, extra_len: usize) -> Layout {
         layout(&self.config, extra_len)
     }

@@ -4,11 +4,12 @@
 //! memtable, and a slice of every group of runs that is on its way into a deeper level.
 //!
 //! A job owns what it reads (reference-counted tables and memtable) and what it writes (a
-//! reservation of blocks made at the bar's start, in job order, for its worst case), so jobs share
-//! nothing: no input belongs to two of them, and the addresses a job writes to depend on the plan
-//! alone. One background task runs a forest's jobs one after the other ([`run`]), pausing whenever
-//! it has used up what the beats have paid ([`Budget`]): a beat raises the target to the bar's
-//! progress times the work planned, counted in input blocks.
+//! reservation of blocks made at the bar's start: for a flush its worst case, for a merge what
+//! there is, see [`crate::forest::Forest::space`]), so jobs share nothing: no input belongs to two
+//! of them, and the addresses a job writes to depend on the plan alone. One background task runs a
+//! forest's jobs one after the other ([`run`]), pausing whenever it has used up what the beats have
+//! paid ([`Budget`]): a beat raises the target to the bar's progress times the work planned,
+//! counted in input blocks.
 //!
 //! At the bar's end all jobs are done. Their outcomes are applied at once and in job order: tables
 //! in and out of the manifest and its log, blocks of inputs and of dropped large values released,

@@ -72,13 +72,22 @@ pub struct Options {
     /// What each memtable can hold, in accounted bytes; format-time, see
     /// [`crate::bar::Limits::memtable_bytes_needed`].
     pub memtable_bytes_max: u64,
+    /// What may have been admitted and not be in the memtable of objects yet, in accounted bytes:
+    /// see [`Forest::space`].
+    pub unapplied_bytes_max: u64,
+    /// The same for the expiry tree's memtable.
+    pub unapplied_expiry_bytes_max: u64,
 }
 
 impl Options {
-    /// A memtable that must hold this much.
+    /// A memtable that must hold this much, and may be full before anyone is refused.
     #[must_use]
     pub fn standard(memtable_bytes_max: u64) -> Options {
-        Options { memtable_bytes_max }
+        Options {
+            memtable_bytes_max,
+            unapplied_bytes_max: memtable_bytes_max,
+            unapplied_expiry_bytes_max: memtable_bytes_max,
+        }
     }
 }
 
@@ -124,6 +133,8 @@ pub struct Stats {
     pub blocks_moved: u64,
     /// Tables of which a part was left where it was.
     pub tables_cut: u64,
+    /// Merges that ended before their slice did, for want of room.
+    pub ended_early: u64,
     /// Entries that jobs merged.
     pub entries_merged: u64,
     /// Versions dropped that no reader could see any more.
@@ -670,6 +681,7 @@ impl Forest {
         stats.tables_moved += done.tables_moved;
         stats.blocks_moved += done.blocks_moved;
         stats.tables_cut += done.tables_cut;
+        stats.ended_early += u64::from(done.ended_early);
         stats.entries_merged += done.entries;
         stats.versions_dropped += done.dropped.versions;
         stats.tombstones_dropped += done.dropped.tombstones;
@@ -677,7 +689,6 @@ impl Forest {
     }
 
     fn start_bar(&mut self, op: u64) -> Result<(), BarError> {
-        let mut jobs = Vec::new();
         let horizon = self.horizon();
         let generations = self.generations.as_of(horizon);
         let setting = Setting {
@@ -685,28 +696,13 @@ impl Forest {
             op,
             quarantined: &self.quarantined,
             dead: &generations,
-            short: !self.space().allows_puts(),
+            short: self.is_short(),
         };
-        for tree in Tree::ALL {
+        let planned = Tree::ALL.map(|tree| {
             let state = &self.trees[tree.index()];
-            let planned = plan::bar(&setting, tree, state.memtables.immutable(), &state.manifest);
-            for job in planned {
-                let needed = job.blocks_max(&self.config, state.memtables.overflow_blocks());
-                // What only brings space back leaves what flushes and checkpoints may take.
-                let kept = if job.reclaims { self.must_blocks_max() } else { 0 };
-                let fits = self.grid.space().free() >= needed.saturating_add(kept);
-                let reserved = if fits { self.grid.reserve(needed) } else { None };
-                match reserved {
-                    Some(reservation) => jobs.push((job, reservation)),
-                    // Without room a merge waits for a later bar; a flush cannot.
-                    None if job.memtable().is_some() => {
-                        let free = self.grid.space().free();
-                        return Err(BarError::Full { what: "a memtable's flush", needed, free });
-                    }
-                    None => {}
-                }
-            }
-        }
+            plan::bar(&setting, tree, state.memtables.immutable(), &state.manifest)
+        });
+        let jobs = self.reserve(planned.into_iter().flatten().collect())?;
         let drops = jobs.iter().any(|(job, _)| job.drops);
         self.bars_to_drop = self.bars_to_drop.saturating_sub(1).max(u32::from(drops));
         if jobs.is_empty() {

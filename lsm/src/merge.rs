@@ -103,6 +103,11 @@ impl Below {
         Below { runs: runs.map(|run| (run, 0)).collect() }
     }
 
+    /// The same, with another run.
+    pub(crate) fn push(&mut self, run: Level) {
+        self.runs.push((run, 0));
+    }
+
     /// Whether any table's range holds the key. Keys must not descend.
     pub(crate) fn may_hold(&mut self, key: &[u8]) -> bool {
         self.runs.iter_mut().any(|(run, next)| {

@@ -46,13 +46,21 @@ impl Tree {
     }
 }
 
+/// The values of a memtable that its flush writes into blocks of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Large {
+    /// Bytes of the values.
+    pub(crate) bytes: u64,
+    /// Blocks that they will take.
+    pub(crate) blocks: u64,
+}
+
 /// The memtables of one tree.
 pub(crate) struct Memtables {
     mutable: Memtable,
     immutable: Rc<Memtable>,
-    /// Overflow blocks that the values in each will take when they are flushed.
-    mutable_overflow: u64,
-    immutable_overflow: u64,
+    mutable_large: Large,
+    immutable_large: Large,
 }
 
 impl Memtables {
@@ -60,8 +68,8 @@ impl Memtables {
         Memtables {
             mutable: Memtable::new(bytes_max),
             immutable: Rc::new(Memtable::new(bytes_max)),
-            mutable_overflow: 0,
-            immutable_overflow: 0,
+            mutable_large: Large::default(),
+            immutable_large: Large::default(),
         }
     }
 
@@ -73,16 +81,22 @@ impl Memtables {
         &self.immutable
     }
 
-    /// Overflow blocks that the flush of the immutable memtable takes at most.
-    pub(crate) fn overflow_blocks(&self) -> u64 {
-        self.immutable_overflow
+    /// The large values in the mutable memtable.
+    pub(crate) fn mutable_large(&self) -> Large {
+        self.mutable_large
+    }
+
+    /// The large values in the immutable memtable.
+    pub(crate) fn immutable_large(&self) -> Large {
+        self.immutable_large
     }
 
     /// Adds a version; says whether the mutable memtable had none of the key before.
     pub(crate) fn put(&mut self, config: &Config, hash: u64, entry: &EntryRef<'_>) -> bool {
         let len = entry.payload.stored_len();
         if len > config.inline_value_size_max() {
-            self.mutable_overflow += config.overflow_blocks(len) as u64;
+            self.mutable_large.blocks += config.overflow_blocks(len) as u64;
+            self.mutable_large.bytes += len as u64;
         }
         self.mutable.put_hashed(hash, entry)
     }
@@ -100,6 +114,6 @@ impl Memtables {
             .expect("a flush gives its memtable back before the bar ends");
         flushed.reset();
         std::mem::swap(flushed, &mut self.mutable);
-        self.immutable_overflow = std::mem::take(&mut self.mutable_overflow);
+        self.immutable_large = std::mem::take(&mut self.mutable_large);
     }
 }

@@ -451,6 +451,12 @@ impl Replica {
         self.committed.op
     }
 
+    /// The newest op in the log, committed or not.
+    #[must_use]
+    pub fn op(&self) -> Op {
+        self.head.op
+    }
+
     /// Whether nothing waits, is written, or is to be applied.
     #[must_use]
     pub fn is_idle(&self) -> bool {

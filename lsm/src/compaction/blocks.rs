@@ -58,8 +58,8 @@ impl Span {
 pub(crate) struct Layout {
     /// In the order of the job's inputs, memtables aside.
     pub(crate) streams: Vec<TableStream>,
-    /// Where the rest of each stays.
-    pub(crate) homes: Vec<(LevelNumber, u64)>,
+    /// The level in which the rest of each stays.
+    pub(crate) homes: Vec<LevelNumber>,
     /// Blocks that nothing refers to once the job's changes are made.
     pub(crate) released: Vec<BlockAddress>,
     /// Value blocks that will be read, and those that move as they are.
@@ -97,7 +97,7 @@ pub(crate) async fn layout(context: &Context, job: &Job) -> Result<Layout, Corru
             drop(handle);
             ioring::yield_now().await;
         }
-        homes.push((*level, tables[0].run));
+        homes.push(*level);
         inputs.push(spans);
     }
     let whole = choose(&context.config, &inputs, job.behind.as_deref());
@@ -108,15 +108,14 @@ pub(crate) async fn layout(context: &Context, job: &Job) -> Result<Layout, Corru
             let Span { table, number, reference, first, behind, is_last, .. } = span;
             let stays = job.behind.as_ref().is_some_and(|from| first >= *from);
             let behind = (!is_last).then_some(behind);
-            let as_it_is = Whole { table: Rc::clone(&table), number, first, behind };
+            let block = Whole { table, number, first, behind };
             if stays {
-                rest.push(as_it_is);
+                rest.push(block);
                 continue;
             }
-            let whole = whole.then_some(as_it_is);
-            layout.reads += u64::from(whole.is_none());
-            layout.whole += u64::from(whole.is_some());
-            steps.push_back(Step { table, reference, whole });
+            layout.reads += u64::from(!whole);
+            layout.whole += u64::from(whole);
+            steps.push_back(Step { block, reference, moves: whole });
         }
         layout.released.extend(TableStream::blocks(&steps));
         let grid = Rc::clone(&context.grid);

@@ -10,20 +10,27 @@
 //!    by reference.
 //! 3. Tables that reach beyond the slice leave a table with what stays of them to their run.
 //!
+//! **Short of room.** A merge is rarely given as many blocks as it could need ([`super::plan`] says
+//! how many). Before it begins another table it looks whether what is left of its reservation is
+//! enough for one that is full, and for what the tables being walked leave behind then. If not it
+//! ends there, as if its slice had been planned to: at a key, with whole tables written, and with
+//! the tables it has not come to untouched, those that were to move included. What it did counts,
+//! and the next bar goes on from that key.
+//!
 //! Large values of a memtable go into overflow blocks first; a merge of tables copies the
 //! reference, and whoever drops an entry releases its blocks.
 //!
 //! All writes are awaited before the job is over: a table named in an outcome can be read. A flush
 //! that was to take a small run with it and cannot read that run is done without it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use ioring::Task;
 
 use super::blocks::{self, Layout};
 use super::budget::Budget;
-use super::plan::Job;
+use super::plan::{self, Job};
 use super::stream::{MemtableStream, Rest, Step, Stream, TableStream, Whole};
 use super::tournament::Tournament;
 use crate::block::{BlockAddress, BlockFault};
@@ -88,6 +95,8 @@ pub(crate) struct Done {
     pub(crate) blocks_moved: u64,
     /// Tables that a slice cut.
     pub(crate) tables_cut: u64,
+    /// Whether it ended before its inputs did, for want of room.
+    pub(crate) ended_early: bool,
     /// Entries merged.
     pub(crate) entries: u64,
     pub(crate) dropped: Dropped,
@@ -111,6 +120,9 @@ pub(crate) async fn run_all(context: Context, jobs: Vec<(Job, Reservation)>) -> 
     outcomes
 }
 
+/// Why a merge gave up; none if the versions of one key alone need more room than it has.
+type GaveUp = Option<Corrupt>;
+
 /// Runs a job; gives its outcome and the work it was worth in the end.
 async fn run(context: &Context, mut job: Job, reservation: Reservation) -> (Outcome, u64) {
     let mut work = job.work(&context.config);
@@ -121,9 +133,9 @@ async fn run(context: &Context, mut job: Job, reservation: Reservation) -> (Outc
     let mut merged = merge(context, &job, &mut work, &mut output).await;
     let (mut lost, mut corrupt) = (Vec::new(), None);
     if job.memtable().is_some() && merged.is_err() {
-        corrupt = merged.err();
+        corrupt = merged.err().flatten();
         lost = output.restart();
-        job.inputs.truncate(1);
+        job = job.alone();
         // What the beats pay for was the other attempt.
         let budget = Budget::new(u64::MAX);
         budget.raise(u64::MAX);
@@ -141,24 +153,29 @@ async fn run(context: &Context, mut job: Job, reservation: Reservation) -> (Outc
         done: Done { blocks_written, ..Done::default() },
     };
     match merged {
-        Ok(Merged { released, done }) => {
-            for (from, table) in &job.moves {
+        Ok(Merged { released, untouched, done, ended_at }) => {
+            let met = |table: &&(Level, Rc<TableInfo>)| {
+                ended_at.as_ref().is_none_or(|end| table.1.key_min < *end)
+            };
+            for (from, table) in job.moves.iter().filter(met) {
                 let (from, to, run, table) = (*from, job.level, job.run, Rc::clone(table));
                 outcome.changes.push(Change::Move { from, to, run, table });
             }
-            for (level, table) in job.tables() {
+            let tables_moved = outcome.changes.len() as u64;
+            let is_gone = |table: &TableInfo| !untouched.contains(&plan::key(table.index));
+            for (level, table) in job.tables().filter(|(_, table)| is_gone(table)) {
                 outcome.changes.push(Change::Remove(level, Rc::clone(table)));
             }
             for (level, table) in output.tables {
                 outcome.changes.push(Change::Insert(level, table));
             }
             outcome.released.extend(released);
-            let tables_moved = job.moves.len() as u64;
-            outcome.done = Done { blocks_written, tables_moved, ..done };
+            let ended_early = ended_at.is_some();
+            outcome.done = Done { blocks_written, tables_moved, ended_early, ..done };
         }
-        Err(corrupt) => {
+        Err(gave_up) => {
             outcome.released.extend(output.acquired);
-            outcome.corrupt = Some(corrupt);
+            outcome.corrupt = gave_up;
         }
     }
     (outcome, work)
@@ -194,14 +211,17 @@ async fn blocks_of(context: &Context, table: &Rc<TableInfo>) -> Result<Vec<Block
     let read = context.grid.read_index(table, Class::Background).await;
     let handle = read.map_err(|error| Corrupt::new(Rc::clone(table), error))?;
     let index = handle.index();
-    let references = (0..index.block_count()).map(|number| index.block(number).reference);
+    let references = (0..index.block_count()).map(|number| (number, index.block(number).reference));
     let mut blocks: Vec<BlockAddress> =
-        references.clone().map(|reference| reference.address).collect();
+        references.clone().map(|(_, reference)| reference.address).collect();
     blocks.push(table.index.address);
     if table.overflow_blocks == 0 {
         return Ok(blocks);
     }
-    let step = |reference| Step { table: Rc::clone(table), reference, whole: None };
+    let step = |(number, reference)| {
+        let (table, first, behind) = (Rc::clone(table), Box::default(), None);
+        Step { block: Whole { table, number, first, behind }, reference, moves: false }
+    };
     let steps = references.map(step).collect();
     let tables = TableStream::new(Rc::clone(&context.grid), steps, None, Vec::new());
     let mut stream = Stream::Tables(Box::new(tables));
@@ -221,7 +241,11 @@ async fn blocks_of(context: &Context, table: &Rc<TableInfo>) -> Result<Vec<Block
 struct Merged {
     /// Blocks that become garbage.
     released: Vec<BlockAddress>,
+    /// Index addresses of input tables that stay as they are.
+    untouched: BTreeSet<u64>,
     done: Done,
+    /// Keys from here on were not merged for want of room.
+    ended_at: Option<Box<[u8]>>,
 }
 
 /// Merges the inputs into the output. `work` is what was planned, and becomes what it really is.
@@ -230,9 +254,9 @@ async fn merge(
     job: &Job,
     work: &mut u64,
     output: &mut Output<'_>,
-) -> Result<Merged, Corrupt> {
+) -> Result<Merged, GaveUp> {
     let Layout { streams, homes, released, reads, whole } = blocks::layout(context, job).await?;
-    let mut done = Done {
+    let done = Done {
         blocks_read: reads,
         blocks_moved: whole,
         flush: job.memtable().is_some(),
@@ -254,17 +278,34 @@ async fn merge(
     for stream in &mut streams {
         stream.advance(&context.budget).await?;
     }
-    let mut released = released;
-    merge_streams(context, job, &mut streams, output, &mut done, &mut released).await?;
+    let mut merged = Merged { released, untouched: BTreeSet::new(), done, ended_at: None };
+    merge_streams(context, job, &mut streams, output, &mut merged).await?;
     output.finish_table().await;
-    let rests = streams.into_iter().filter_map(|stream| match stream {
+    output.ends_early = None;
+    let tables = streams.into_iter().filter_map(|stream| match stream {
         Stream::Memtable(_) => None,
-        Stream::Tables(stream) => Some(stream.into_rest()),
+        Stream::Tables(stream) => Some(stream),
     });
-    for (rest, (level, run)) in rests.zip(homes) {
-        output.leave(rest, level, run, &mut done).await?;
+    for (stream, level) in tables.zip(homes) {
+        let rest = stream.into_rest().await;
+        merged.keep(&rest);
+        output.leave(rest, level, &mut merged.done).await?;
     }
-    Ok(Merged { released, done })
+    Ok(merged)
+}
+
+impl Merged {
+    /// What the merge did not come to is not released, and was not done.
+    fn keep(&mut self, rest: &Rest) {
+        let untouched = rest.untouched.iter().map(|table| plan::key(table.index));
+        self.untouched.extend(untouched);
+        let indexes = rest.untouched.iter().map(|table| table.index.address);
+        let kept: BTreeSet<BlockAddress> = rest.unread.iter().copied().chain(indexes).collect();
+        if !kept.is_empty() {
+            self.released.retain(|address| !kept.contains(address));
+            self.done.blocks_read -= rest.unread.len() as u64;
+        }
+    }
 }
 
 async fn merge_streams(
@@ -272,9 +313,9 @@ async fn merge_streams(
     job: &Job,
     streams: &mut [Stream],
     output: &mut Output<'_>,
-    done: &mut Done,
-    released: &mut Vec<BlockAddress>,
-) -> Result<(), Corrupt> {
+    merged: &mut Merged,
+) -> Result<(), GaveUp> {
+    let Merged { released, done, ended_at, .. } = merged;
     let generations = context.generations.clone();
     let mut filter = Filter::new(job.tree, context.horizon, generations, job.below.clone());
     let bounds = match job.memtable() {
@@ -288,17 +329,26 @@ async fn merge_streams(
     let mut tournament = Tournament::new(streams, bounds);
     let mut slice = Slice::default();
     while let Some(first) = tournament.first() {
+        let mut taken = Taken::Yes;
         if let Some(whole) = streams[first].whole() {
-            output.adopt(whole).await?;
+            taken = output.adopt(whole).await?;
         } else {
             let entry = streams[first].entry().expect("the first stream stands at an entry");
             slice.take(&entry).await;
             done.entries += 1;
             if filter.keep(&entry) {
-                output.push(&entry).await;
+                taken = output.push(&entry).await;
             } else if let Payload::Overflow(reference) = &entry.payload {
                 released.extend(reference.blocks().map(|(address, _)| address));
             }
+        }
+        match taken {
+            Taken::Yes => {}
+            Taken::NoRoom => {
+                *ended_at = streams[first].position().map(|at| at.key.into());
+                break;
+            }
+            Taken::NoRoomWithinKey => return Err(None),
         }
         streams[first].advance(&context.budget).await?;
         tournament.advanced(streams);
@@ -328,6 +378,17 @@ impl Slice {
     }
 }
 
+/// What became of an entry or a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+enum Taken {
+    Yes,
+    /// It would begin a table that there may be no room for.
+    NoRoom,
+    /// The same, and an earlier version of its key was taken: the merge cannot end here.
+    NoRoomWithinKey,
+}
+
 /// Builds and writes a job's tables.
 struct Output<'a> {
     context: &'a Context,
@@ -336,6 +397,8 @@ struct Output<'a> {
     level: Level,
     run: u64,
     reservation: Reservation,
+    /// Set for a job that may end before its inputs: the blocks it must have left when it does.
+    ends_early: Option<u64>,
     /// Where a new table begins, whatever the one before holds.
     splits: VecDeque<Box<[u8]>>,
     builder: Option<Builder>,
@@ -353,6 +416,7 @@ impl<'a> Output<'a> {
             level: job.level,
             run: job.run,
             reservation,
+            ends_early: job.ends_early(),
             splits: job.splits.iter().cloned().collect(),
             builder: None,
             tables: Vec::new(),
@@ -361,16 +425,24 @@ impl<'a> Output<'a> {
         }
     }
 
-    async fn push(&mut self, entry: &EntryRef<'_>) {
+    async fn push(&mut self, entry: &EntryRef<'_>) -> Taken {
         match entry.payload {
             Payload::Inline(value) if value.len() > self.context.config.inline_value_size_max() => {
                 let list = self.write_overflow(value).await;
                 let reference = OverflowReference::parse(&list).expect("just built");
                 let payload = Payload::Overflow(reference);
-                self.push_stored(&EntryRef { payload, ..*entry }).await;
+                self.push_stored(&EntryRef { payload, ..*entry }).await
             }
             _ => self.push_stored(entry).await,
         }
+    }
+
+    /// Whether there is room for another table, and for what has to be done at the end.
+    fn may_begin_table(&self) -> bool {
+        self.ends_early.is_none_or(|end| {
+            let table = plan::table_blocks_max(&self.context.config, self.level);
+            self.reservation.remaining() >= table + end
+        })
     }
 
     /// Ends the table where other tables of the run stand between the entry and the one before.
@@ -380,15 +452,18 @@ impl<'a> Output<'a> {
         }
     }
 
-    async fn push_stored(&mut self, entry: &EntryRef<'_>) {
+    async fn push_stored(&mut self, entry: &EntryRef<'_>) -> Taken {
         if self.splits.front().is_some_and(|split| **split <= *entry.key) {
             self.split_before(entry.key).await;
+        }
+        if self.builder.is_none() && !self.may_begin_table() {
+            return Taken::NoRoom;
         }
         loop {
             let context = self.context;
             let builder = self.builder();
             match builder.push(entry) {
-                Push::Accepted => return,
+                Push::Accepted => return Taken::Yes,
                 Push::NeedsBlock => {
                     let buffer = context.grid.buffer().await;
                     let address = acquire(context, &mut self.reservation, &mut self.acquired);
@@ -398,7 +473,13 @@ impl<'a> Output<'a> {
                     let image = builder.close_block().expect("a full block is open");
                     self.write(image).await;
                 }
-                Push::TableFull => self.finish_table().await,
+                Push::TableFull => {
+                    let within_key = builder.ends_with(entry.key);
+                    self.finish_table().await;
+                    if !self.may_begin_table() {
+                        return if within_key { Taken::NoRoomWithinKey } else { Taken::NoRoom };
+                    }
+                }
             }
         }
     }
@@ -412,42 +493,40 @@ impl<'a> Output<'a> {
     }
 
     /// Takes a value block of an input as it is.
-    async fn adopt(&mut self, whole: &Whole) -> Result<(), Corrupt> {
+    async fn adopt(&mut self, whole: &Whole) -> Result<Taken, Corrupt> {
         let handle = match self.context.grid.read_index(&whole.table, Class::Background).await {
             Ok(handle) => handle,
             Err(error) => return Err(Corrupt::new(Rc::clone(&whole.table), error)),
         };
-        if let Some(image) = self.builder().close_block() {
+        if let Some(image) = self.builder.as_mut().and_then(Builder::close_block) {
             self.write(image).await;
         }
         self.split_before(&whole.first).await;
         let versions = (whole.table.version_min, whole.table.version_max);
         loop {
+            if self.builder.is_none() && !self.may_begin_table() {
+                return Ok(Taken::NoRoom);
+            }
             let (index, behind) = (handle.index(), whole.behind.as_deref());
             if self.builder().adopt(&index, whole.number, behind, versions) {
-                return Ok(());
+                return Ok(Taken::Yes);
             }
             self.finish_table().await;
         }
     }
 
-    /// Makes a table of what a slice leaves of another, in that one's run.
-    async fn leave(
-        &mut self,
-        rest: Rest,
-        level: Level,
-        run: u64,
-        done: &mut Done,
-    ) -> Result<(), Corrupt> {
-        (self.level, self.run) = (level, run);
+    /// Makes a table of what is left of another, in that one's run.
+    async fn leave(&mut self, rest: Rest, level: Level, done: &mut Done) -> Result<(), Corrupt> {
+        let Some(cut) = rest.cut else { return Ok(()) };
+        (self.level, self.run) = (level, cut.run);
         self.splits.clear();
-        done.tables_cut += u64::from(rest.cursor.is_some() || !rest.blocks.is_empty());
+        done.tables_cut += 1;
         if let Some(mut cursor) = rest.cursor {
             let mut slice = Slice::default();
             loop {
                 let entry = cursor.entry();
                 slice.take(&entry).await;
-                self.push(&entry).await;
+                assert_eq!(self.push(&entry).await, Taken::Yes, "room was kept for it");
                 // The block was walked up to here, so it is intact.
                 if !cursor.next().expect("a verified block can be walked to its end") {
                     break;
@@ -455,7 +534,7 @@ impl<'a> Output<'a> {
             }
         }
         for whole in &rest.blocks {
-            self.adopt(whole).await?;
+            assert_eq!(self.adopt(whole).await?, Taken::Yes, "room was kept for it");
         }
         self.finish_table().await;
         Ok(())

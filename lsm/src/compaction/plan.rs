@@ -46,8 +46,9 @@ use crate::level::Level;
 use crate::manifest::{Group, Manifest, Run};
 use crate::memtable::Memtable;
 use crate::merge::{Below, Generations};
+use crate::overflow::BLOCK_REFERENCE_SIZE;
 use crate::table::TableInfo;
-use crate::tree::Tree;
+use crate::tree::{Large, Tree};
 
 /// Bytes an entry takes in a page beside key and payload, at most: lengths, version, deadline, its
 /// share of restart points and of its page's header.
@@ -96,8 +97,6 @@ pub(crate) struct Job {
     pub(crate) splits: Vec<Box<[u8]>>,
     /// Tombstones that meet nothing here are dropped.
     pub(crate) below: Below,
-    /// Whether it is only there to give space back: it may wait, others may not for its sake.
-    pub(crate) reclaims: bool,
     /// Whether the tables go with all that is in them, instead of being merged.
     pub(crate) drops: bool,
 }
@@ -130,27 +129,69 @@ impl Job {
         }
     }
 
-    /// Whether a table's keys reach beyond the slice.
-    pub(crate) fn cuts(&self, table: &TableInfo) -> bool {
-        self.behind.as_ref().is_some_and(|behind| table.key_max >= *behind)
+    /// Only the memtable: the run that was to be flushed with it stays, and is older.
+    pub(crate) fn alone(mut self) -> Job {
+        let tables = self.inputs.split_off(1).into_iter().filter_map(|input| match input {
+            Input::Memtable(_) => None,
+            Input::Tables(_, tables) => Some(tables),
+        });
+        for tables in tables {
+            let mut run = Level::default();
+            tables.into_iter().for_each(|table| run.insert(table));
+            self.below.push(run);
+        }
+        self
     }
 
-    /// Blocks that the output can take at most, with the blocks of a flush's large values.
-    pub(crate) fn blocks_max(&self, config: &Config, overflow_blocks: u64) -> u64 {
-        if self.drops {
-            return 0;
-        }
-        let bytes: u64 = self.tables().map(|(_, table)| table_bytes(table)).sum();
-        let cut = self.tables().filter(|(_, table)| self.cuts(table)).count() as u64;
-        let Some(memtable) = self.memtable() else {
-            let merged = if self.inputs.is_empty() { 0 } else { values_blocks_max(config, bytes) };
-            return merged + CUT_BLOCKS_MAX * cut;
-        };
-        let flushed = memtable.bytes() as u64;
-        // A run that cannot be read is left alone, and the memtable flushed without it.
-        let alone = if bytes == 0 { 0 } else { values_blocks_max(config, flushed) };
-        values_blocks_max(config, flushed + bytes) + alone + 2 * overflow_blocks
+    /// Blocks that a merge must have left when it ends before its inputs do; none for what has to
+    /// be done in full.
+    pub(crate) fn ends_early(&self) -> Option<u64> {
+        let is_merge = self.memtable().is_none() && !self.drops;
+        is_merge.then_some(CUT_BLOCKS_MAX * self.inputs.len() as u64)
     }
+
+    /// Blocks to reserve: as many as it must have, and as many as it will probably take. A flush
+    /// must have all that it can take; `large` is its memtable's.
+    pub(crate) fn room(&self, config: &Config, large: Large) -> Room {
+        let bytes: u64 = self.tables().map(|(_, table)| table_bytes(table)).sum();
+        if let Some(memtable) = self.memtable() {
+            let flush = flush_blocks(config, memtable.bytes() as u64, large);
+            if bytes == 0 {
+                return Room { least: flush, likely: flush };
+            }
+            // A run that cannot be read is left alone, and the memtable flushed once more.
+            let flush = 2 * flush + values_blocks_max(config, bytes);
+            return Room { least: flush, likely: flush };
+        }
+        let Some(end) = self.ends_early().filter(|_| !self.inputs.is_empty()) else {
+            return Room { least: 0, likely: 0 };
+        };
+        let least = end + table_blocks_max(config, self.level);
+        let inline: u64 = self.tables().map(|(_, table)| inline_bytes(config, table)).sum();
+        let blocks = inline.div_ceil(config.block_body_size() as u64);
+        Room { least, likely: least + blocks + blocks / 8 + self.splits.len() as u64 }
+    }
+}
+
+/// How many blocks a job is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// Without so many it waits for a later bar.
+    pub(crate) least: u64,
+    /// More than so many it has no use for, as far as can be seen.
+    pub(crate) likely: u64,
+}
+
+/// Value and index block of one table of a level, at most.
+pub(crate) fn table_blocks_max(config: &Config, level: LevelNumber) -> u64 {
+    u64::from(config.table_value_blocks_max_of(level)) + 1
+}
+
+/// Blocks without which a merge may have to wait, at most: see [`Job::room`].
+pub(crate) fn merge_blocks_least(config: &Config) -> u64 {
+    // The runs of a group, and the last level.
+    let end = CUT_BLOCKS_MAX * (GROUP_RUNS_MAX as u64 + 1);
+    end + table_blocks_max(config, LevelNumber(config.levels - 1))
 }
 
 /// Value blocks that are read when a table is dropped: those that name blocks of large values.
@@ -174,6 +215,13 @@ fn block_fill_min(config: &Config) -> u64 {
 /// Upper bound of the bytes a table's entries take in any encoding: keys in full, framing included.
 fn table_bytes(table: &TableInfo) -> u64 {
     table.value_bytes + table.entries * ENTRY_FRAMING_MAX
+}
+
+/// Bytes that a table's entries probably take in value blocks.
+fn inline_bytes(config: &Config, table: &TableInfo) -> u64 {
+    let overflow = u64::from(table.overflow_blocks) * config.block_body_size() as u64;
+    let references = u64::from(table.overflow_blocks) * BLOCK_REFERENCE_SIZE as u64;
+    table_bytes(table).saturating_sub(overflow) + references
 }
 
 /// Value and index blocks for entries of so many bytes, at most. Every value block but a table's
@@ -253,9 +301,8 @@ pub(crate) fn bar(
         taken = plan.small_run(memtable, &groups).filter(|_| all.is_none());
         jobs.push(plan.flush(memtable, taken));
     }
-    if let Some((group, reclaims)) = all {
-        let job = plan.slice(&group);
-        jobs.extend(job.map(|job| Job { reclaims, ..job }));
+    if let Some(group) = all {
+        jobs.extend(plan.slice(&group));
     } else {
         let due = plan.due(&groups, taken.map(|run| run.number));
         jobs.extend(groups.iter().chain(&due).filter_map(|group| plan.slice(group)));
@@ -308,7 +355,6 @@ impl<'p> Plan<'p> {
             behind: None,
             splits: Vec::new(),
             below: self.below(older),
-            reclaims: false,
             drops: false,
         }
     }
@@ -320,29 +366,27 @@ impl<'p> Plan<'p> {
         Below::new(older.chain([self.manifest.last().clone()]))
     }
 
-    /// All runs on their way into the last level, if that is due for what it gives back; and
-    /// whether that is only for space that is short.
-    fn all_due(&self, groups: &[Group<'_>]) -> Option<(Group<'p>, bool)> {
+    /// All runs on their way into the last level, if that is due for what it gives back.
+    fn all_due(&self, groups: &[Group<'_>]) -> Option<Group<'p>> {
         let (manifest, last) = (self.manifest, self.manifest.last_number());
         if manifest.runs().is_empty() || groups.iter().any(|group| group.level == last) {
             return None;
         }
         let dead = self.dead_percent();
         let regular = if self.idle { DEAD_PERCENT_IDLE } else { DEAD_PERCENT };
-        let reclaims = dead < regular;
         let tables = || manifest.runs().iter().flat_map(|run| run.tables.tables());
         let for_space = || {
             self.setting.short
                 && (dead >= DEAD_PERCENT_SHORT
                     || tables().any(|table| self.setting.gives_back(self.tree, table)))
         };
-        if reclaims && !for_space() {
+        if dead < regular && !for_space() {
             return None;
         }
         // The oldest ones: a merge holds two blocks of each.
         let newer = manifest.runs().len().saturating_sub(GROUP_RUNS_MAX);
         let runs: Vec<&Run> = manifest.runs()[newer..].iter().collect();
-        Some((Group { number: runs[0].number, runs, level: last }, reclaims))
+        Some(Group { number: runs[0].number, runs, level: last })
     }
 
     /// The share of entries that are dead. Without a sample large enough to say, all that the runs
@@ -444,18 +488,7 @@ impl<'p> Plan<'p> {
         };
         let behind = window.behind.filter(|_| !inputs.is_empty());
         let (tree, level, run) = (self.tree, group.level, group.number);
-        Some(Job {
-            tree,
-            inputs,
-            moves,
-            level,
-            run,
-            behind,
-            splits,
-            below,
-            reclaims: false,
-            drops: false,
-        })
+        Some(Job { tree, inputs, moves, level, run, behind, splits, below, drops: false })
     }
 
     /// The tables of the next slice.
@@ -591,7 +624,6 @@ impl<'p> Plan<'p> {
             behind: None,
             splits: Vec::new(),
             below: Below::default(),
-            reclaims: false,
             drops: true,
         })
     }
@@ -618,7 +650,6 @@ impl<'p> Plan<'p> {
                 behind: None,
                 splits: Vec::new(),
                 below: Below::default(),
-                reclaims: true,
                 drops: false,
             })
         })
@@ -664,19 +695,19 @@ impl Window {
     }
 }
 
-/// Blocks that the jobs of the next `bars` bars write, for a tree that looks like this one: what
-/// they flush, and what is there already, on its way through two levels into the last, which is
-/// rewritten for it as often as the share of dead entries asks.
-pub(crate) fn bars_blocks_max(config: &Config, bars: u64, manifest: &Manifest) -> u64 {
-    let flush = 2 * (config.memtable_bytes.div_ceil(block_fill_min(config)) + 1);
-    let arriving = flush * bars + manifest.upper_blocks();
-    let rewritten = manifest.last().blocks().min(arriving * (100 / DEAD_PERCENT));
-    flush * bars + 2 * arriving + rewritten
+/// Blocks that the flush of a memtable takes at most, if it holds so many bytes and these large
+/// values.
+pub(crate) fn flush_blocks(config: &Config, bytes: u64, large: Large) -> u64 {
+    if bytes == 0 {
+        return 0;
+    }
+    // References to a large value are less than a sixty-fourth of it.
+    let inline = bytes - large.bytes + large.bytes / 64;
+    values_blocks_max(config, inline) + large.blocks
 }
 
-/// Blocks that the flush of a memtable of so many bytes can take at most. A byte stands in a value
-/// block or in an overflow block, so what counts is the worse of the two; references to large
-/// values are less than a sixty-fourth of them.
+/// The same of bytes that are not there yet: of values of the worst size. A byte stands in a value
+/// block or in an overflow block, so what counts is the worse of the two.
 pub(crate) fn flush_blocks_max(config: &Config, bytes: u64) -> u64 {
     let values = values_blocks_max(config, bytes + bytes / 64);
     // A large value is longer than a quarter of a block and wastes at most most of its last one.

@@ -7,7 +7,8 @@
 //!
 //! Which blocks are read at all is known beforehand ([`super::blocks`]): a stream may also stand at
 //! a whole block that goes into the output as it is, and it ends before the blocks that stay in
-//! their run ([`TableStream::into_rest`]).
+//! their run. A merge may also end before its streams do; what they still hold stays as well
+//! ([`TableStream::into_rest`]).
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -147,10 +148,10 @@ impl MemtableStream {
 /// What a stream does with a block of its tables.
 #[derive(Debug)]
 pub(crate) struct Step {
-    pub(crate) table: Rc<TableInfo>,
+    pub(crate) block: Whole,
     pub(crate) reference: BlockReference,
-    /// Set if the block is not read but goes into the output as it is.
-    pub(crate) whole: Option<Whole>,
+    /// Whether it is not read but goes into the output as it is.
+    pub(crate) moves: bool,
 }
 
 /// A block that goes into the output as it is.
@@ -164,12 +165,19 @@ pub(crate) struct Whole {
     pub(crate) behind: Option<Box<[u8]>>,
 }
 
-/// What of a stream's table stays in its run.
+/// What of a stream's tables stays in its run.
+#[derive(Default)]
 pub(crate) struct Rest {
     /// Stands at the first entry that stays, in the block that was cut, if one was.
     pub(crate) cursor: Option<BlockCursor>,
     /// Blocks that stay as they are.
     pub(crate) blocks: Vec<Whole>,
+    /// Those of them that were to be read.
+    pub(crate) unread: Vec<BlockAddress>,
+    /// The table that was cut.
+    pub(crate) cut: Option<Rc<TableInfo>>,
+    /// Tables of which nothing was taken: they stay as they are.
+    pub(crate) untouched: Vec<Rc<TableInfo>>,
 }
 
 /// Walks tables of one run.
@@ -188,7 +196,7 @@ pub(crate) struct TableStream {
 }
 
 struct Reading {
-    table: Rc<TableInfo>,
+    step: Step,
     task: Task<Result<Block, ReadError>>,
 }
 
@@ -212,10 +220,31 @@ impl TableStream {
         }
     }
 
-    /// What stays, once the stream is at its end.
-    pub(crate) fn into_rest(self) -> Rest {
-        let cursor = self.cursor.filter(|_| self.ended);
-        Rest { cursor, blocks: self.rest }
+    /// What stays, once the merge is over: the stream is at its end, or stands at the first entry
+    /// or block that was not merged any more.
+    pub(crate) async fn into_rest(self) -> Rest {
+        let mut rest = Rest { cursor: self.cursor, ..Rest::default() };
+        rest.cut = self.walked.filter(|_| rest.cursor.is_some());
+        rest.blocks.extend(self.whole);
+        let mut read = None;
+        if let Some(Reading { step, task }) = self.reading {
+            // Its buffer is the pool's.
+            drop(task.await);
+            read = Some(step);
+        }
+        for step in read.into_iter().chain(self.steps) {
+            rest.unread.extend((!step.moves).then_some(step.reference.address));
+            rest.blocks.push(step.block);
+        }
+        rest.blocks.extend(self.rest);
+        let is_first = |block: &&Whole| block.number == 0;
+        let untouched = rest.blocks.iter().filter(is_first).map(|block| Rc::clone(&block.table));
+        rest.untouched = untouched.collect();
+        let untouched = &rest.untouched;
+        let stays = |block: &Whole| untouched.iter().any(|table| Rc::ptr_eq(table, &block.table));
+        rest.blocks.retain(|block| !stays(block));
+        rest.cut = rest.cut.or_else(|| Some(Rc::clone(&rest.blocks.first()?.table)));
+        rest
     }
 
     fn standing(&self) -> Option<&TableStream> {
@@ -258,13 +287,14 @@ impl TableStream {
                 return Ok(());
             }
             if self.reading.is_none()
-                && let Some(step) = self.steps.pop_front_if(|step| step.whole.is_some())
+                && let Some(step) = self.steps.pop_front_if(|step| step.moves)
             {
-                self.whole = step.whole;
+                self.whole = Some(step.block);
                 return Ok(());
             }
             self.read_ahead(budget).await;
-            let Some(Reading { table, task }) = self.reading.take() else { return Ok(()) };
+            let Some(Reading { step, task }) = self.reading.take() else { return Ok(()) };
+            let table = step.block.table;
             let block = match task.await {
                 Ok(block) => block,
                 Err(error) => return Err(Corrupt::new(table, error)),
@@ -285,18 +315,18 @@ impl TableStream {
         if self.reading.is_some() {
             return;
         }
-        let Some(step) = self.steps.pop_front_if(|step| step.whole.is_none()) else { return };
+        let Some(step) = self.steps.pop_front_if(|step| !step.moves) else { return };
         budget.take().await;
-        let grid = Rc::clone(&self.grid);
+        let (grid, reference) = (Rc::clone(&self.grid), step.reference);
         let task = ioring::spawn(ioring::Queue::Background, "compaction read", async move {
-            grid.read_block(&step.reference, BlockType::Value, Class::Background).await
+            grid.read_block(&reference, BlockType::Value, Class::Background).await
         });
-        self.reading = Some(Reading { table: step.table, task });
+        self.reading = Some(Reading { step, task });
     }
 
     /// Value blocks that will not be needed any more.
     pub(crate) fn blocks(steps: &VecDeque<Step>) -> impl Iterator<Item = BlockAddress> + '_ {
-        let read = steps.iter().filter(|step| step.whole.is_none());
+        let read = steps.iter().filter(|step| !step.moves);
         read.map(|step| step.reference.address)
     }
 }

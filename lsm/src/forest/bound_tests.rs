@@ -123,11 +123,16 @@ fn a_full_grid_takes_writes_again_within_a_number_of_bars() {
                 driver.forest.set_generation(1, 2, driver.forest.version() + 1);
             } else {
                 for first in (0..key).step_by(4) {
+                    while !driver.forest.space().allows_deletes() {
+                        pulse(&mut driver, &mut log).await;
+                        let bars = driver.bars - bars;
+                        assert!(bars <= 1000, "{bars} bars, key {first} of {key}");
+                    }
                     log.push((first..first + 4).map(|key| Action::Delete { key }).collect());
-                    assert!(driver.forest.space().allows_deletes(), "key {first} of {key}");
                     driver.run(&log, log.len() as u64).await;
                 }
             }
+            let bars = driver.bars;
             let wanted = if flush { 8192 * 9 / 10 } else { 0 };
             let is_back = |driver: &Driver| {
                 let space = driver.forest.space();
@@ -144,4 +149,62 @@ fn a_full_grid_takes_writes_again_within_a_number_of_bars() {
         };
         world.run(node, main).unwrap();
     }
+}
+
+/// A grid that is filled again and again: it goes on, and says what it should. Keys are written in
+/// random order, so all runs overlap, and merges are cut wherever their room ends.
+#[test]
+fn a_grid_that_is_full_again_and_again_goes_on() {
+    let mut early = 0;
+    for seed in 1..=2 {
+        let mut world = World::new(seed, SimConfig::default());
+        let node = world.add_node("store");
+        let main = move || async move {
+            let config = Config { grid_blocks_max: 2000, ..harness::config() };
+            let mut driver = Driver::open(&config, Rc::default()).await;
+            let mut dice = ioring::sim::Dice::new(seed, "full");
+            let mut log = Vec::new();
+            for round in 0..2 {
+                let mut puts = 0;
+                while driver.forest.space().allows_puts() {
+                    let mut put = || {
+                        let (key, len) = (dice.below(60_000) as u32, dice.below(1000) as usize);
+                        Action::Put { key, len, deadline: 0 }
+                    };
+                    log.push((0..4).map(|_| put()).collect());
+                    driver.run(&log, log.len() as u64).await;
+                    puts += 1;
+                }
+                assert!(puts > 100, "{puts} puts in round {round}: {:?}", driver.forest.space());
+                let deleted: Vec<u32> = (0..15_000).map(|_| dice.below(60_000) as u32).collect();
+                for keys in deleted.chunks(20) {
+                    while !driver.forest.space().allows_deletes() {
+                        pulse(&mut driver, &mut log).await;
+                    }
+                    log.push(keys.iter().map(|&key| Action::Delete { key }).collect());
+                    driver.run(&log, log.len() as u64).await;
+                }
+                let bars = driver.bars;
+                while !driver.forest.space().allows_puts() {
+                    pulse(&mut driver, &mut log).await;
+                    assert!(driver.bars < bars + 60, "{:?}", driver.forest.space());
+                }
+            }
+            driver.check(&log, 2000).await;
+            assert_eq!(driver.forest.verify().await, []);
+            driver.forest.stats().ended_early
+        };
+        early += world.run(node, main).unwrap();
+    }
+    assert!(early > 10, "{early} merges ended early");
+}
+
+/// What is kept free in the default configuration is a small part of a grid.
+#[test]
+fn little_of_a_grid_is_kept_free() {
+    let config = Config::standard();
+    let options = super::Options::standard(28 << 20);
+    let space = super::Forest::space_empty(&config, options);
+    let mib = space.reserve_puts() * u64::from(config.block_size) >> 20;
+    assert!(space.merges < 256 && mib < 700, "{mib} MiB: {space:?}");
 }

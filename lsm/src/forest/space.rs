@@ -1,34 +1,82 @@
-//! What of a grid's free space is kept for what.
+//! What of a grid's free space is kept for what, and why it is enough.
 //!
 //! Blocks that flushes and merges release are free again only once the checkpoint that no longer
-//! names them is durable: up to [`BARS_UNTIL_FREE`] bars later. Until then new ones have to come
-//! from what is free. So the owner asks before it gives a write its place in the log, where nothing
-//! can be refused any more, and keeps room for all that the writes before will cause:
+//! names them is durable: up to [`BARS_UNTIL_FREE`](crate::bar::BARS_UNTIL_FREE) bars later. Until
+//! then new ones have to come from what is free. So the owner asks before it gives a write its
+//! place in the log, where nothing can be refused any more. Free blocks are divided so, from the
+//! last to be touched to the first:
 //!
-//! 1. Flushes and a checkpoint *must* have room: a memtable that cannot be flushed stops the log.
-//!    What they take at most follows from the size of memtables and from the manifest.
-//! 2. Merges *should* have room. Without it they wait for a later bar, so this is for their going
-//!    on, not for safety, and in a small grid it is only an eighth.
-//! 3. Deletes may go into what puts are kept from: they are what brings space back.
+//! ```text
+//! │ must: a checkpoint, the flush of what was │ mutable: the flush │ merges │ deletes │ puts
+//! │ admitted and is not applied yet           │ of what is applied │        │         │
+//! ```
+//!
+//! `F(x)` is what the flush of x takes at most ([`plan::flush_blocks`]).
+//!
+//! **A flush of admitted ops always has blocks.** Let *U* bound what may be admitted after the
+//! state of a bar was looked at and before a refusal takes effect ([`Options`]), and C be what a
+//! checkpoint takes. To be shown is free ≥ C + F(U) whenever a bar has begun; then the next bar's
+//! end finds C for its checkpoint and F for its memtable.
+//!
+//! 1. A write is admitted while free > C + F(U) + F(mutable). What comes in between looking and
+//!    refusing is at most U, so at the bar's end free ≥ C + F(all of the memtable). F is
+//!    sub-additive but for rounding, which `must` counts for both parts.
+//! 2. A bar's start reserves the flushes of all trees first, then the merges, and these only of
+//!    what is free beyond `must` ([`Forest::reserve`]). A checkpoint is taken before that, from C.
+//!    It gives back, one bar later, what the one before it took: at most one C is missing at a
+//!    time.
+//! 3. A reservation holds all that its job can take: a flush's by F; a merge's because it ends when
+//!    its room does ([`crate::compaction::job`]).
+//!
+//! **A merge can go on, on a full grid too.** It needs [`plan::merge_blocks_least`]: one table, and
+//! what a cut of each of its runs may take. Nothing but merges takes this part: puts and deletes
+//! stop above it. So a merge that was planned has room, unless merges of the bars before still have
+//! it; and these give it back:
+//!
+//! 1. A merge that ends early writes full tables only, so it writes no more blocks than it read,
+//!    but for entries that happen to pack worse, and the rests of tables that it cut. There is one
+//!    of these for each of its runs at most, and the next slice begins with them.
+//! 2. What was read is released at the bar's end and free after the next checkpoint. A checkpoint
+//!    needs no merge: one is due after a number of bars, and bars end by pulses
+//!    ([`Forest::pending`]) where nothing else ends them.
+//! 3. Each slice goes on at the key where the one before ended. So all of a group is merged after
+//!    finitely many bars, and what is dead in it is gone: deleted, superseded or expired. Tables of
+//!    a dead generation are dropped whole, for which no block is needed.
+//!
+//! While puts are admitted a merge takes what it needs of that, and more only of what a full bar
+//! of writes would leave: its room counts as taken until the bar's end, and nobody should be
+//! refused for the sake of it. Once puts are refused, merges may have all that is not `must`.
+//!
+//! **What waits does no harm.** A merge without room is planned again at the next bar. Meanwhile
+//! runs gather, but puts are refused by then ([`Space::allows_puts`] fails as soon as merges may be
+//! short), deletes soon after; so the runs that are added hold at most what is kept for deletes,
+//! and pulses. When space is short, what gives space back is planned first and reaches into the
+//! last level ([`plan`]).
 
-use super::{Forest, Options};
-use crate::bar::BARS_UNTIL_FREE;
+use std::cmp::Reverse;
+
+use super::{BarError, Forest, Options};
 use crate::checkpoint;
-use crate::compaction::plan;
+use crate::compaction::plan::{self, Job};
 use crate::config::Config;
-use crate::manifest::Manifest;
+use crate::free_set::Reservation;
 use crate::manifest_log::ManifestLog;
-use crate::tree::Tree;
+use crate::memtable::Memtable;
+use crate::tree::{Large, Tree};
 
 /// What the grid's free space still allows; see [`Forest::space`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
     /// Blocks that can be acquired.
     pub free: u64,
-    /// What flushes, merges and checkpoints may take before blocks come free again.
-    pub reserve: u64,
-    /// The part of it that cannot wait for space: flushes and a checkpoint.
+    /// Kept for the next checkpoint, and for flushes of what is admitted and not applied.
     pub must: u64,
+    /// Kept for the flushes of what is applied.
+    pub mutable: u64,
+    /// Kept for merges, so that one of each tree can go on.
+    pub merges: u64,
+    /// Kept for deletes.
+    pub deletes: u64,
 }
 
 impl Space {
@@ -38,61 +86,136 @@ impl Space {
         self.free > self.reserve_puts()
     }
 
-    /// What is kept from writes that add data: the reserve, and room for the deletes that bring
-    /// space back.
+    /// What is kept from writes that add data.
     #[must_use]
     pub fn reserve_puts(&self) -> u64 {
-        self.reserve.saturating_add(self.must)
+        self.must + self.mutable + self.merges + self.deletes
     }
 
     /// Whether deletes are to be accepted.
     #[must_use]
     pub fn allows_deletes(&self) -> bool {
-        self.free > self.reserve
+        self.free > self.must + self.mutable + self.merges
     }
 }
 
 impl Forest {
-    /// The grid's free space against what may be needed before blocks come free again.
+    /// The grid's free space, and what of it is spoken for.
     #[must_use]
     pub fn space(&self) -> Space {
-        let merges =
-            self.trees.iter().map(|state| merges_blocks_max(&self.config, &state.manifest));
-        let (free, must) = (self.grid.space().free(), self.must_blocks_max());
-        Space { free, reserve: must + merges_reserve(&self.config, merges.sum()), must }
+        let flush = |tree: &Tree| {
+            let memtables = &self.trees[tree.index()].memtables;
+            flush_of(&self.config, memtables.mutable(), memtables.mutable_large())
+        };
+        let must = must(&self.config, self.options, &self.manifest_log);
+        let mutable = Tree::ALL.iter().map(flush).sum();
+        space(&self.config, self.grid.space().free(), must, mutable)
     }
 
-    /// The space of a forest that holds nothing yet: whether a grid of this size can be used.
+    /// The space of a forest that holds nothing but full memtables: whether a grid of this size can
+    /// be used.
     #[must_use]
     pub fn space_empty(config: &Config, options: Options) -> Space {
-        let manifest = Manifest::new(config.levels);
-        let merges = Tree::ALL.iter().map(|_| merges_blocks_max(config, &manifest)).sum();
-        let must = flushes_blocks_max(config, options)
-            + checkpoint::blocks_max(config, &ManifestLog::new(config));
+        let must = must(config, options, &ManifestLog::new(config));
+        let mutable = plan::flush_blocks_max(config, config.memtable_bytes);
         // The header block is none of them.
-        let free = config.grid_blocks_max - 1;
-        Space { free, reserve: must + merges_reserve(config, merges), must }
+        space(config, config.grid_blocks_max - 1, must, mutable)
     }
 
-    /// Blocks that the flushes of both memtables of each tree and a checkpoint take at most: what
-    /// cannot wait for space.
-    pub(super) fn must_blocks_max(&self) -> u64 {
-        flushes_blocks_max(&self.config, self.options) + self.checkpoint_blocks_max()
+    /// Whether space is short at a bar's start, before the flushes are reserved.
+    pub(super) fn is_short(&self) -> bool {
+        let flush = |tree: &Tree| {
+            let memtables = &self.trees[tree.index()].memtables;
+            flush_of(&self.config, memtables.immutable(), memtables.immutable_large())
+        };
+        let flushes: u64 = Tree::ALL.iter().map(flush).sum();
+        let space = self.space();
+        let free = space.free.saturating_sub(flushes);
+        !Space { free, ..space }.allows_puts()
+    }
+
+    /// Reserves a bar's jobs their blocks: flushes first, whatever tree they are of. Leaves out
+    /// what has to wait.
+    pub(super) fn reserve(&self, jobs: Vec<Job>) -> Result<Vec<(Job, Reservation)>, BarError> {
+        let must = must(&self.config, self.options, &self.manifest_log);
+        let (flushes, others): (Vec<Job>, Vec<Job>) =
+            jobs.into_iter().partition(|job| job.memtable().is_some());
+        let alone: u64 = flushes.iter().map(|job| self.flush_alone(job)).sum();
+        let mut beyond = self.grid.space().free().saturating_sub(must + alone);
+        let mut reserved = Vec::new();
+        for job in flushes {
+            let (together, least) = (self.room(&job).least, self.flush_alone(&job));
+            let (job, needed) = match together - least <= beyond {
+                true => (job, together),
+                // The small run it was to take with it waits.
+                false => (job.alone(), least),
+            };
+            beyond -= needed - least;
+            let Some(reservation) = self.grid.reserve(needed) else {
+                let free = self.grid.space().free();
+                return Err(BarError::Full { what: "a memtable's flush", needed, free });
+            };
+            reserved.push((job, reservation));
+        }
+        self.reserve_merges(others, must, &mut reserved);
+        Ok(reserved)
+    }
+
+    /// Merges into the deepest levels come first, whatever tree they are of: these give space back.
+    /// Each gets what it needs, as long as there is some, and then what it will probably take.
+    fn reserve_merges(
+        &self,
+        mut jobs: Vec<Job>,
+        must: u64,
+        reserved: &mut Vec<(Job, Reservation)>,
+    ) {
+        let free = self.grid.space().free();
+        let mut beyond = free.saturating_sub(must);
+        jobs.sort_by_key(|job| Reverse(job.level));
+        jobs.retain(|job| {
+            let least = self.room(job).least;
+            let fits = least <= beyond;
+            beyond -= if fits { least } else { 0 };
+            fits
+        });
+        let space = space(&self.config, free, must, 0);
+        if space.allows_puts() {
+            let bar = plan::flush_blocks_max(&self.config, self.config.memtable_bytes);
+            beyond = beyond.min(free.saturating_sub(space.reserve_puts() + bar));
+        }
+        for job in jobs {
+            let room = self.room(&job);
+            let more = (room.likely - room.least).min(beyond);
+            beyond -= more;
+            let reservation = self.grid.reserve(room.least + more);
+            reserved.push((job, reservation.expect("no more than is free")));
+        }
+    }
+
+    fn room(&self, job: &Job) -> plan::Room {
+        job.room(&self.config, self.trees[job.tree.index()].memtables.immutable_large())
+    }
+
+    fn flush_alone(&self, job: &Job) -> u64 {
+        let large = self.trees[job.tree.index()].memtables.immutable_large();
+        job.memtable().map_or(0, |memtable| flush_of(&self.config, memtable, large))
     }
 }
 
-/// Blocks that the flushes of both memtables of every tree take at most.
-fn flushes_blocks_max(config: &Config, options: Options) -> u64 {
-    2 * plan::flush_blocks_max(config, options.memtable_bytes_max) * Tree::ALL.len() as u64
+fn flush_of(config: &Config, memtable: &Memtable, large: Large) -> u64 {
+    plan::flush_blocks(config, memtable.bytes() as u64, large)
 }
 
-/// Blocks that a tree's merges may take before blocks come free again.
-fn merges_blocks_max(config: &Config, manifest: &Manifest) -> u64 {
-    plan::bars_blocks_max(config, u64::from(BARS_UNTIL_FREE), manifest)
+/// What cannot wait and is not in a memtable yet.
+fn must(config: &Config, options: Options, manifest_log: &ManifestLog) -> u64 {
+    let flushes = plan::flush_blocks_max(config, options.unapplied_bytes_max)
+        + plan::flush_blocks_max(config, options.unapplied_expiry_bytes_max);
+    flushes + checkpoint::blocks_max(config, manifest_log)
 }
 
-/// What of these is kept free. Merges without room wait, so this is for their going on, not for
-/// safety: in a small grid an eighth has to do, or nothing would be left for data.
-fn merges_reserve(config: &Config, merges: u64) -> u64 {
-    merges.min(config.grid_blocks_max / 8)
+fn space(config: &Config, free: u64, must: u64, mutable: u64) -> Space {
+    let merges = Tree::ALL.len() as u64 * plan::merge_blocks_least(config);
+    // A bar of them, before space has to come back.
+    let deletes = plan::flush_blocks_max(config, config.memtable_bytes);
+    Space { free, must, mutable, merges, deletes }
 }

@@ -106,6 +106,11 @@ impl Builder {
         self.summary.entries == 0
     }
 
+    /// Whether the newest entry is a version of this key.
+    pub(crate) fn ends_with(&self, key: &[u8]) -> bool {
+        !self.last_is_bound && self.last_key == key
+    }
+
     /// Begins a value block in a buffer of a whole block, which will stand at `address`.
     pub fn open_block(&mut self, mut buffer: Buffer, address: BlockAddress) {
         assert!(self.open.is_none(), "the open block comes first");

@@ -23,6 +23,7 @@ use vsr::format::Configuration;
 use wire::message::Prepare;
 use wire::{Header, Op};
 
+use super::in_flight::{Added, InFlight};
 use super::weight::Scale;
 use crate::core::Core;
 use crate::shard::apply::Committed;
@@ -36,12 +37,15 @@ struct Waiting {
     header: Header,
     frame: Frozen,
     weight: Weight,
+    added: Added,
     live: bool,
 }
 
 /// The line between the log and the shards.
 pub struct Dispatch {
     scale: Scale,
+    /// What was admitted and is not reported applied.
+    pub in_flight: InFlight,
     schedule: RefCell<Schedule>,
     line: RefCell<VecDeque<Waiting>>,
     pumping: Cell<bool>,
@@ -65,6 +69,7 @@ impl Dispatch {
         let schedule = Schedule::new(bar_limits(configuration), checkpoint.0);
         Dispatch {
             scale: Scale::new(configuration),
+            in_flight: InFlight::new(configuration, checkpoint),
             schedule: RefCell::new(schedule),
             line: RefCell::new(VecDeque::with_capacity(32)),
             pumping: Cell::new(false),
@@ -78,9 +83,11 @@ impl Dispatch {
     pub fn push(&self, core: &Core, header: &Header, frame: &Frozen, live: bool) {
         let prepare = header.tail::<Prepare>().expect("only prepares are committed");
         let body = vsr::journal::BODY_OFFSET..vsr::journal::BODY_OFFSET + header.body_size();
-        let weight = self.scale.weigh(header, &prepare, &frame[body]);
-        let waiting =
-            Waiting { op: prepare.op, header: *header, frame: frame.clone(), weight, live };
+        let (weight, added) = self.scale.weigh(header, &prepare, &frame[body]);
+        // A replay's were never admitted here.
+        let added = if live { added } else { Added::default() };
+        let (op, header, frame) = (prepare.op, *header, frame.clone());
+        let waiting = Waiting { op, header, frame, weight, added, live };
         self.line.borrow_mut().push_back(waiting);
         self.pump(core);
     }
@@ -89,6 +96,10 @@ impl Dispatch {
     pub fn report(&self, core: &Core, group: u64, memtable_bytes: u64) {
         if let Some(memtable_bytes) = self.gather(group, memtable_bytes) {
             self.schedule.borrow_mut().report(group, memtable_bytes);
+            self.in_flight.report(group);
+            if let Some(replica) = core.replica.get() {
+                replica.on_reported();
+            }
             self.pump(core);
         }
     }
@@ -130,6 +141,7 @@ impl Dispatch {
         }
         let waiting = line.pop_front()?;
         let step = schedule.dispatch(waiting.op.0, &waiting.weight);
+        self.in_flight.dispatch(waiting.op, waiting.added, step.group_end);
         if let Some(end) = step.bar_end {
             let headers = &mut *self.bar_headers.borrow_mut();
             if headers.len() == BAR_HEADERS {

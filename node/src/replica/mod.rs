@@ -23,6 +23,7 @@
 
 pub mod checkpoint;
 pub mod dispatch;
+pub mod in_flight;
 pub mod pulse;
 pub mod weight;
 
@@ -91,24 +92,31 @@ impl ReplicaCore {
     /// Takes a request for the log; waits while there is no room. Its outcomes go where its tag
     /// says, also when it is refused.
     pub async fn submit(&self, core: &Core, request: &RequestView<'_>) {
-        if core.space.get() != Admission::All && !admits(core.space.get(), request) {
-            if core.space.get() == Admission::Stuck {
-                return refuse(core, request, ErrorCode::CorruptBlock);
-            }
-            core.metrics.count(Counter::RefusedNoSpace);
-            return refuse(core, request, ErrorCode::NoSpace);
-        }
+        let in_flight = &core.log().dispatch.in_flight;
         loop {
+            let admission = core.space.get();
+            if admission != Admission::All && !admits(admission, request) {
+                if admission == Admission::Stuck {
+                    return refuse(core, request, ErrorCode::CorruptBlock);
+                }
+                core.metrics.count(Counter::RefusedNoSpace);
+                return refuse(core, request, ErrorCode::NoSpace);
+            }
+            let op = self.replica.borrow().op();
+            let Some(added) = in_flight.weigh(request, op) else {
+                self.wait_for_room(core).await;
+                continue;
+            };
             let refused = match self.replica.borrow_mut().on_request(request) {
-                Ok(()) => break,
+                Ok(()) => {
+                    in_flight.admit(added);
+                    break;
+                }
                 Err(refused) => refused,
             };
             match refused {
                 Refused::Full(Bottleneck::Pipeline | Bottleneck::Log | Bottleneck::Buffers) => {
-                    core.metrics.count(Counter::WritesWaited);
-                    self.waiting_for_room.set(self.waiting_for_room.get() + 1);
-                    self.room.wait().await;
-                    self.waiting_for_room.set(self.waiting_for_room.get() - 1);
+                    self.wait_for_room(core).await;
                 }
                 Refused::NotServing => return refuse(core, request, ErrorCode::NotReady),
                 Refused::TooLarge { .. } => return refuse(core, request, ErrorCode::TooLarge),
@@ -117,6 +125,20 @@ impl ReplicaCore {
         if self.opened.get().is_none() {
             self.opened.set(Some(ioring::now()));
             self.work.notify();
+        }
+    }
+
+    async fn wait_for_room(&self, core: &Core) {
+        core.metrics.count(Counter::WritesWaited);
+        self.waiting_for_room.set(self.waiting_for_room.get() + 1);
+        self.room.wait().await;
+        self.waiting_for_room.set(self.waiting_for_room.get() - 1);
+    }
+
+    /// A group is applied on all cores: less is in flight.
+    pub fn on_reported(&self) {
+        if self.waiting_for_room.get() > 0 {
+            self.room.notify();
         }
     }
 

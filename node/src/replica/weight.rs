@@ -23,8 +23,9 @@ use vsr::format::Configuration;
 use vsr::journal::frame_size;
 use wire::message::{Prepare, Purpose};
 use wire::operation::Opcode;
-use wire::{Header, OperationView, Requests};
+use wire::{Header, OperationView, RequestView, Requests};
 
+use super::in_flight::Added;
 use crate::machine::float;
 use crate::shard::keeper::DUE_PER_PULSE;
 
@@ -56,26 +57,43 @@ impl Scale {
         }
     }
 
-    /// The weight of a prepare with this body.
+    /// The weight of a prepare with this body, and what its requests add.
     #[must_use]
-    pub fn weigh(&self, header: &Header, prepare: &Prepare, body: &[u8]) -> Weight {
+    pub fn weigh(&self, header: &Header, prepare: &Prepare, body: &[u8]) -> (Weight, Added) {
         let pulse = prepare.purpose == Purpose::Pulse;
-        let (requests, effects) = self.bytes(body);
-        Weight {
+        let added = self.weigh_body(body);
+        let weight = Weight {
             log_bytes: frame_size(header.size()) as u64,
-            memtable_bytes: requests,
-            effects_bytes: if pulse { self.pulse } else { effects },
+            memtable_bytes: added.objects,
+            effects_bytes: if pulse { self.pulse } else { added.effects.min(self.effects_max) },
             pulse,
-        }
+        };
+        (weight, added)
     }
 
-    /// What requests, and their effects beyond them, add to one memtable at most.
-    fn bytes(&self, body: &[u8]) -> (u64, u64) {
-        let operations = Requests::of_body(body).flat_map(|request| request.operations());
-        let (requests, effects) = operations.fold((0, 0_u64), |(requests, effects), operation| {
-            (requests + entry_bytes(&operation), effects.saturating_add(self.effect(&operation)))
-        });
-        (requests, effects.min(self.effects_max))
+    fn weigh_body(&self, body: &[u8]) -> Added {
+        let mut sum = Added::default();
+        for request in Requests::of_body(body) {
+            sum += self.weigh_request(&request);
+        }
+        sum
+    }
+
+    /// What a request adds to memtables at most, effects uncapped.
+    #[must_use]
+    pub fn weigh_request(&self, request: &RequestView<'_>) -> Added {
+        let mut sum = Added::default();
+        for operation in request.operations() {
+            let (objects, expiry) = entry_bytes(&operation);
+            sum += Added { objects, expiry, effects: self.effect(&operation) };
+        }
+        sum
+    }
+
+    /// What a pulse weighs at most, on either tree.
+    #[must_use]
+    pub fn pulse(&self) -> u64 {
+        self.pulse
     }
 
     /// What an operation stores at most beyond the value it carries.
@@ -99,11 +117,13 @@ impl Scale {
     }
 }
 
-/// What an operation's entry adds to the fuller memtable at most, effects aside.
-fn entry_bytes(operation: &OperationView<'_>) -> u64 {
+/// What an operation's entries add to the memtables of objects and of deadlines at most, effects
+/// aside.
+fn entry_bytes(operation: &OperationView<'_>) -> (u64, u64) {
     let zeros = operation.key.iter().filter(|&&byte| byte == 0).count();
     let key = key::encoded_len_max(0, 0) + operation.key.len() + zeros;
-    Memtable::entry_bytes(key, operation.value.len().max(COUNTER_SIZE)) as u64
+    let object = Memtable::entry_bytes(key, operation.value.len().max(COUNTER_SIZE));
+    (object as u64, Memtable::entry_bytes(key + DEADLINE_SIZE, 0) as u64)
 }
 
 const _: () = assert!(COUNTER_SIZE >= DEADLINE_SIZE, "an object outweighs its expiry entry");
@@ -188,8 +208,8 @@ mod tests {
                     for count in [1, 3, 40] {
                         let operations = vec![operation; count];
                         let real = added(&operations, current, scale.effects_max);
-                        let (requests, effects) = scale.bytes(&body(&operations));
-                        let weight = requests + effects;
+                        let weighed = scale.weigh_body(&body(&operations));
+                        let weight = weighed.objects + weighed.effects.min(scale.effects_max);
                         assert!(real <= weight, "{count} {operation:?}: {real} over {weight}");
                     }
                 }
@@ -206,7 +226,8 @@ mod tests {
         let value = vec![b'v'; configuration.value_size_max as usize];
         let expire = OperationView::on_key(Opcode::Expire, TABLE, b"k").with_deadline(u64::MAX);
         let operations = [expire; 8];
-        let (requests, effects) = scale.bytes(&body(&operations));
+        let weighed = scale.weigh_body(&body(&operations));
+        let (requests, effects) = (weighed.objects, weighed.effects.min(scale.effects_max));
         let weight = Weight {
             log_bytes: 4096,
             memtable_bytes: requests,

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use ioring::uring::{self, Runtime};
-use lsm::forest::{Forest, Options, Space};
+use lsm::forest::{Forest, Space};
 use vsr::format::Configuration;
 use vsr::superblock::State;
 
@@ -68,8 +68,7 @@ fn fits(configuration: &Configuration) -> bool {
 
 fn space_empty(configuration: &Configuration) -> Space {
     let config = shard::open::config(configuration, 0);
-    let limits = shard::open::bar_limits(configuration);
-    Forest::space_empty(&config, Options::standard(limits.memtable_bytes_max))
+    Forest::space_empty(&config, shard::open::options(configuration))
 }
 
 /// Refuses a grid that would refuse its first write.

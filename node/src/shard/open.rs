@@ -18,6 +18,7 @@ use wire::{RootReference, ShardId};
 
 use super::Shard;
 use super::extra::{self, ExtraError};
+use crate::replica::in_flight::Bound;
 use crate::replica::weight::Scale;
 
 /// Why a shard's storage cannot be opened.
@@ -91,6 +92,17 @@ pub fn bar_limits(configuration: &Configuration) -> bar::Limits {
     limits
 }
 
+/// What the forest must know beside its settings.
+#[must_use]
+pub fn options(configuration: &Configuration) -> Options {
+    let (bound, pulse) = (Bound::new(configuration), Scale::new(configuration).pulse());
+    Options {
+        memtable_bytes_max: bar_limits(configuration).memtable_bytes_max,
+        unapplied_bytes_max: bound.objects + pulse,
+        unapplied_expiry_bytes_max: bound.expiry + pulse,
+    }
+}
+
 fn owner(state: &State, shard: ShardId) -> Owner {
     Owner {
         identity: Identity { cluster: state.identity.cluster.0, shard: shard.0 },
@@ -123,8 +135,7 @@ pub async fn open(
     let config = config(&state.configuration, cache_bytes);
     let grid = Grid::open(path, owner(state, shard), &config, direct).await?;
     let root = state.checkpoint.shards.get(usize::from(shard.0)).and_then(root);
-    let options =
-        Options { memtable_bytes_max: bar_limits(&state.configuration).memtable_bytes_max };
+    let options = options(&state.configuration);
     let opened = Forest::open(grid, root.as_ref(), options).await;
     let (mut forest, extra) = opened.map_err(|source| OpenError::Checkpoint { shard, source })?;
     let (generations, condemned) =
