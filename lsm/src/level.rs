@@ -80,6 +80,13 @@ impl Level {
         start..start + len
     }
 
+    /// The tables that lie within `from..before` whole.
+    pub(crate) fn within(&self, from: &[u8], before: &[u8]) -> &[Rc<TableInfo>] {
+        let start = self.tables.partition_point(|table| &table.key_min[..] < from);
+        let len = self.tables[start..].partition_point(|table| &table.key_max[..] < before);
+        &self.tables[start..start + len]
+    }
+
     /// As [`Level::overlap`], and with every table also those that continue its bounds' versions: a
     /// merge that drops a tombstone must have seen all that it hides.
     pub(crate) fn overlap_whole(&self, key_min: &[u8], key_max: &[u8]) -> Range<usize> {

@@ -74,9 +74,12 @@ impl Generations {
         self.live.get(&prefix.table).is_some_and(|(live, _)| prefix.generation < *live)
     }
 
-    /// Whether no generation has ended.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.live.is_empty()
+    /// The stretches of objects' keys that are dead, ascending: each from a key, and before another.
+    pub(crate) fn dead_stretches(&self) -> impl Iterator<Item = ([u8; 9], [u8; 9])> {
+        self.live.iter().map(|(&table, &(live, _))| {
+            let bound = |generation| Prefix { table, generation, kind: 0 }.to_bytes();
+            (bound(0), bound(live))
+        })
     }
 
     /// Whether every key from the first to the last belongs to dead generations: keys are ordered

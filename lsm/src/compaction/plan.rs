@@ -604,17 +604,22 @@ impl<'p> Plan<'p> {
         self.setting.dead.are_all_dead(self.tree, &table.key_min, &table.key_max)
     }
 
-    /// Drops tables that hold nothing but keys of dead generations.
+    /// Drops tables that hold nothing but keys of dead generations. Each run is in the order of keys
+    /// and so of generations: its dead tables stand together, and are found without a look at the
+    /// others.
     fn drop_dead(&self) -> Option<Job> {
-        if self.setting.dead.is_empty() {
+        if self.tree != Tree::Objects {
             return None;
         }
-        let dead = |(_, table): &(LevelNumber, &Rc<TableInfo>)| {
-            self.is_all_dead(table) && !self.setting.is_quarantined(table)
-        };
-        let tables = self.manifest.tables().filter(dead).take(DROPPED_MAX);
-        let inputs: Vec<Input> =
-            tables.map(|(level, table)| Input::Tables(level, vec![Rc::clone(table)])).collect();
+        let mut inputs = Vec::new();
+        for (level, run) in self.manifest.sorted_runs() {
+            for (from, before) in self.setting.dead.dead_stretches() {
+                let dead = run.within(&from, &before).iter();
+                let dead = dead.filter(|table| !self.setting.is_quarantined(table));
+                let dead = dead.take(DROPPED_MAX - inputs.len());
+                inputs.extend(dead.map(|table| Input::Tables(level, vec![Rc::clone(table)])));
+            }
+        }
         (!inputs.is_empty()).then_some(Job {
             tree: self.tree,
             inputs,

@@ -107,3 +107,29 @@ fn a_dead_generation_is_dropped_in_both_trees_once_the_horizon_is_past_it() {
     assert!(!filter.keep(&entry(&of(2), 200, true)));
     assert!(filter.keep(&entry(&of(3), 200, true)));
 }
+
+/// The stretches are exactly the keys of which every one is dead.
+#[test]
+fn dead_stretches_hold_the_tables_of_which_every_key_is_dead() {
+    let mut generations = Generations::default();
+    for (table, generation) in [(1, 3), (4, 1), (7, 9)] {
+        generations.set(table, generation, 1);
+    }
+    let mut all: Vec<Vec<u8>> = Vec::new();
+    for table in 0..9 {
+        for generation in 0..11 {
+            for kind in [0, 1, 255] {
+                all.push(key::encode(Prefix { table, generation, kind }, b"k", b""));
+            }
+        }
+    }
+    let stretches: Vec<_> = generations.dead_stretches().collect();
+    for (number, first) in all.iter().enumerate() {
+        for last in &all[number..] {
+            let within = stretches
+                .iter()
+                .any(|(from, before)| from[..] <= first[..] && last[..] < before[..]);
+            assert_eq!(within, generations.are_all_dead(Tree::Objects, first, last));
+        }
+    }
+}
