@@ -2,22 +2,28 @@
 //!
 //! The tables of a run are disjoint, except that versions of one key may continue in the next
 //! table: then the two tables share that key as a bound. What compaction asks of a run is which of
-//! its tables meet a range ([`Level::overlap`]): two binary searches, whatever its length.
+//! its tables meet a range ([`Level::overlap`]): two binary searches, whatever its length. What
+//! readers ask, and far more often, is which of them may hold a key ([`Level::find`]): that is
+//! answered from [`fences`].
 //!
 //! A job that needs to know what lies below it keeps a copy of the runs there, as they were when
 //! its bar began. A copy shares the list of tables; the list is written only at a bar's end, when
 //! no job is left, so nothing is copied then either.
+
+mod fences;
 
 use std::cmp::Reverse;
 use std::ops::Range;
 use std::rc::Rc;
 
 use crate::table::TableInfo;
+use fences::Fences;
 
 /// One sorted run of tables.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Level {
     tables: Rc<Vec<Rc<TableInfo>>>,
+    fences: Rc<Fences>,
     blocks: u64,
 }
 
@@ -50,6 +56,7 @@ impl Level {
         let at = self.place(&table).expect("tables of a level are disjoint, their keys in order");
         self.blocks += table_blocks(&table);
         Rc::make_mut(&mut self.tables).insert(at, table);
+        Rc::make_mut(&mut self.fences).insert(&self.tables, at);
     }
 
     /// Where a table belongs; none if it shares keys with another.
@@ -71,6 +78,7 @@ impl Level {
             .expect("a table that is removed is in its level");
         self.blocks -= table_blocks(table);
         Rc::make_mut(&mut self.tables).remove(range.start + at);
+        Rc::make_mut(&mut self.fences).remove(range.start + at);
     }
 
     /// The tables that share keys with `key_min..=key_max`.
@@ -101,8 +109,9 @@ impl Level {
     }
 
     /// The tables that may hold a key, newest versions first; nearly always at most one.
+    #[inline]
     pub(crate) fn find(&self, key: &[u8]) -> &[Rc<TableInfo>] {
-        &self.tables[self.overlap(key, key)]
+        &self.tables[self.fences.find(&self.tables, key)]
     }
 
     /// Whether a table continues the versions of the key with which the one before it ends.

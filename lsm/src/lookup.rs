@@ -195,7 +195,7 @@ impl Read {
     async fn ask(&self, table: &TableInfo, hash: u64) -> Result<Option<Answer>, Failed> {
         let grid = &self.reader.grid;
         let index = grid.read_index(table, Class::Foreground).await.map_err(failed)?;
-        let Some(reference) = index.index().find(&self.key, hash, self.version_max) else {
+        let Some(reference) = index.index().find_covered(&self.key, hash, self.version_max) else {
             return Ok(None);
         };
         let handle = grid.read_page(&reference, Class::Foreground).await.map_err(failed)?;
@@ -253,7 +253,7 @@ pub(crate) fn tables<R>(
                 Lookup::NeedsRead(Read { reader, key, version_max, want, tables: rest() })
             };
             let Some(index) = grid.try_index(table) else { return needs_read(reader()) };
-            let Some(page) = index.index().find(key, hash, version_max) else { continue };
+            let Some(page) = index.index().find_covered(key, hash, version_max) else { continue };
             let Some(handle) = grid.try_page(&page) else { return needs_read(reader()) };
             // A page that does not parse is read again, to be reported.
             let Ok(entry) = handle.page().seek(key, version_max) else {

@@ -85,9 +85,9 @@ pub(super) struct UringDriver {
 /// Reads of files that are handed to the kernel without waiting for the end of the turn.
 /// Completions come together, and each is worked on for microseconds before the task that got it
 /// reads on: were all new reads handed over at the end, the disk would have nothing to do
-/// meanwhile, and the next completions would come together again. Fewer than this are left to the
-/// end: a call into the kernel for each would cost more than it gains.
-const READS_LOT: u32 = 4;
+/// meanwhile, and the next completions would come together again. One that is alone is left to the
+/// end, where a call into the kernel is made anyway.
+const READS_LOT: u32 = 2;
 
 /// Completions taken from the ring in one go.
 const REAP_MAX: usize = 512;

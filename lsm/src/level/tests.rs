@@ -69,6 +69,45 @@ proptest! {
     }
 }
 
+/// Keys with long common beginnings, and many that are equal in the eight bytes behind them.
+fn long_key() -> impl Strategy<Value = Vec<u8>> {
+    let part = prop::sample::select(vec![&b""[..], b"\0", b"a", b"aaaaaaaa", b"aaaaaaab", b"b"]);
+    vec(part, 0..5).prop_map(|parts| parts.concat())
+}
+
+proptest! {
+    /// Also after tables with other beginnings have come and gone.
+    #[test]
+    fn long_keys_are_found_where_a_walk_finds_them(
+        bounds in btree_set(long_key(), 2..24), glued in vec(prop::bool::weighted(0.2), 1..8),
+        order in any::<prop::sample::Index>(), removed in vec(any::<prop::sample::Index>(), 0..6),
+        keys in vec(long_key(), 1..20),
+    ) {
+        let bounds: Vec<Vec<u8>> = bounds.into_iter().collect();
+        let mut tables = Vec::new();
+        for (number, pair) in bounds.chunks_exact(2).enumerate() {
+            let is_glued = number > 0 && glued[number % glued.len()];
+            let min = if is_glued { &bounds[2 * number - 1] } else { &pair[0] };
+            tables.push(Rc::new(crate::testing::table(1 + number as u64, min, &pair[1])));
+        }
+        let mut level = Level::default();
+        let first = order.index(tables.len());
+        tables.rotate_left(first);
+        tables.iter().for_each(|table| level.insert(Rc::clone(table)));
+        for index in removed {
+            if !tables.is_empty() {
+                level.remove(&tables.swap_remove(index.index(tables.len())));
+            }
+        }
+        for key in keys.iter().chain(&bounds) {
+            let walk = level.tables().iter().filter(|table| table.covers(key));
+            let walk: Vec<u64> = walk.map(|table| table.index.address.get()).collect();
+            let found = level.find(key).iter().map(|table| table.index.address.get());
+            prop_assert_eq!(found.collect::<Vec<_>>(), walk, "{:?}", key);
+        }
+    }
+}
+
 #[test]
 #[should_panic(expected = "tables of a level are disjoint")]
 fn overlapping_tables_are_refused() {
