@@ -253,6 +253,28 @@ fn format(folder: &Folder, cluster: &str, shards: &str) {
     assert!(output.status.success(), "{output:?}");
 }
 
+/// What `format` is told of compression is recorded and shown; what is no codec makes nothing.
+#[test]
+fn compression_is_chosen_at_format() {
+    let folder = Folder::new();
+    let format = ["format", "--cluster", "7", "--replica", "0", "--replicas", "1"];
+    let sizes = ["--shards", "1", "--journal-size", "64MiB", "--grid-size-max", "64GiB"];
+    let format = [&format[..], &sizes, &["--compression"]].concat();
+    let refused = run(&[&format[..], &["none,zip"]].concat(), &folder.data());
+    assert_eq!(refused.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(text.contains("`zip` is no codec; there are none, lz4, zstd"), "{text}");
+    assert!(!folder.data().exists());
+    let made = run(&[&format[..], &["none,lz4,zstd,zstd"]].concat(), &folder.data());
+    assert!(made.status.success(), "{made:?}");
+    for what in ["superblock", "constants"] {
+        let shown = run(&["inspect", what], &folder.data());
+        let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+        let line = text.lines().find(|line| line.trim_start().starts_with("compression"));
+        assert!(line.is_some_and(|line| line.ends_with(" none,lz4,zstd")), "{what}: {text}");
+    }
+}
+
 /// A directory whose oldest keys are in tables and whose newest ones are in the journal only; tests
 /// that run at the same time share it.
 fn checkpointed() -> Arc<Folder> {

@@ -37,7 +37,7 @@ pub const HEADER_SIZE: usize = 256;
 /// Bytes of the type's own part of the header.
 pub const METADATA_SIZE: usize = 64;
 /// Format version of every structure in this crate.
-pub const FORMAT_VERSION: u16 = 2;
+pub const FORMAT_VERSION: u16 = 3;
 
 /// Where a block stands in the grid, counted in blocks; 0 is the file's own header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -620,12 +620,12 @@ mod tests {
         assert_eq!(block[32..48], 7u128.to_le_bytes());
         assert_eq!(block[48..56], 17u64.to_le_bytes());
         assert_eq!(block[56..64], 99u64.to_le_bytes());
-        assert_eq!(block[64..72], [4, 1, 0, 0, 3, 0, 2, 0]);
+        assert_eq!(block[64..72], [4, 1, 0, 0, 3, 0, 3, 0]);
         assert_eq!(block[72..76], [2, 2, 0, 0]);
         assert_eq!(reference.checksum.to_string(), GOLDEN_CHECKSUM);
     }
 
-    const GOLDEN_CHECKSUM: &str = "e87321aa1c6fd07cd1fc7f6711503fc9";
+    const GOLDEN_CHECKSUM: &str = "aa16dc429258c839605ddccf4c6d5486";
 
     /// Every way in which a disk can answer with something else has an error of its own.
     #[test]
@@ -649,10 +649,10 @@ mod tests {
         assert!(matches!(fault, BlockFault::Type { .. }));
         let fault = check(&block[..258], IDENTITY, &reference, value);
         assert_eq!(fault, BlockFault::Short { expected: 260, actual: 258 });
-        let older = crate::testing::of_version(&block, 1);
+        let older = crate::testing::of_version(&block, 2);
         let fault = check(&older, IDENTITY, &reference, value);
-        assert_eq!(fault, BlockFault::FormatVersion { expected: 2, actual: 1 });
-        assert_eq!(fault.to_string(), "format version is 1, this release reads 2");
+        assert_eq!(fault, BlockFault::FormatVersion { expected: 3, actual: 2 });
+        assert_eq!(fault.to_string(), "format version is 2, this release reads 3");
         let fault = check(&[0; 4096], IDENTITY, &reference, value);
         assert!(matches!(fault, BlockFault::HeaderChecksum { .. }));
     }

@@ -26,6 +26,29 @@ pub enum Compression {
     None = 0,
     /// LZ4 block format, per page, kept only where it saves at least an eighth.
     Lz4 = 1,
+    /// One zstd frame per page, kept only where it saves at least an eighth.
+    Zstd = 2,
+}
+
+impl Compression {
+    /// All there are, by their numbers.
+    pub const ALL: [Compression; 3] = [Compression::None, Compression::Lz4, Compression::Zstd];
+
+    /// The codec of a stored number.
+    #[must_use]
+    pub fn of_number(number: u8) -> Option<Compression> {
+        Compression::ALL.into_iter().find(|codec| *codec as u8 == number)
+    }
+
+    /// What people call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Compression::None => "none",
+            Compression::Lz4 => "lz4",
+            Compression::Zstd => "zstd",
+        }
+    }
 }
 
 /// The filter of a table's value blocks.

@@ -34,6 +34,7 @@
 //! but makes no sense is a [`PageFault`], never a panic.
 
 mod builder;
+mod codec;
 mod cursor;
 mod unpacked;
 
@@ -153,29 +154,20 @@ pub(crate) fn parse_stored(bytes: &[u8]) -> Result<Stored, PageFault> {
         let actual = raw_len.min(stored_len);
         return Err(PageFault::Short { expected: PAGE_HEADER_SIZE, actual });
     }
-    let compression = match header.compression {
-        0 if stored_len == raw_len => Compression::None,
-        1 => Compression::Lz4,
-        other => return Err(PageFault::Codec(other)),
-    };
+    let number = header.compression;
+    let compression = Compression::of_number(number)
+        .filter(|codec| (*codec == Compression::None) == (stored_len == raw_len))
+        .ok_or(PageFault::Codec(number))?;
     Ok(Stored { checksum, stored_len, raw_len, compression })
 }
 
 /// Puts the raw form of a verified stored page into `out`, which is exactly `raw_len` long.
 pub fn unpack(bytes: &[u8], stored: &Stored, out: &mut [u8]) -> Result<(), PageFault> {
     assert!(out.len() == stored.raw_len, "{} bytes for {stored:?}", out.len());
-    match stored.compression {
-        Compression::None => out.copy_from_slice(&bytes[..stored.stored_len]),
-        Compression::Lz4 => {
-            let fault = PageFault::Codec(Compression::Lz4 as u8);
-            let (head, body) = out.split_at_mut(PAGE_HEADER_SIZE);
-            head.copy_from_slice(&bytes[..PAGE_HEADER_SIZE]);
-            let packed = &bytes[PAGE_HEADER_SIZE..stored.stored_len];
-            let len = lz4_flex::block::decompress_into(packed, body).map_err(|_| fault)?;
-            if len != body.len() {
-                return Err(fault);
-            }
-        }
+    let (head, body) = out.split_at_mut(PAGE_HEADER_SIZE);
+    head.copy_from_slice(&bytes[..PAGE_HEADER_SIZE]);
+    if !codec::unpack(stored.compression, &bytes[PAGE_HEADER_SIZE..stored.stored_len], body) {
+        return Err(PageFault::Codec(stored.compression as u8));
     }
     Ok(())
 }

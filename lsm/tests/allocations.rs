@@ -9,11 +9,12 @@ use ioring::Direct;
 use ioring::sim::{Config as SimConfig, World};
 use lsm::bar::BarEnd;
 use lsm::block::Identity;
-use lsm::config::Config;
+use lsm::config::{Compression, Config};
 use lsm::entry::{EntryRef, Payload};
 use lsm::forest::{Forest, Lookup, Options, Want};
 use lsm::grid::{Grid, Owner};
 use lsm::memtable::Memtable;
+use lsm::page::{self, PageBuilder};
 use lsm::tree::Tree;
 
 #[path = "../../tests/support/counting.rs"]
@@ -52,6 +53,34 @@ fn a_memtable_allocates_nothing_after_start() {
         }
     });
     assert_eq!(count, 0);
+}
+
+/// Contexts and tables of the codecs are made once; they and the builder grow to their size.
+#[test]
+fn packing_and_unpacking_pages_allocates_nothing_in_steady_state() {
+    let mut builder = PageBuilder::new(16);
+    let mut raw = vec![0; 64 << 10];
+    let mut round = |lens: &mut dyn Iterator<Item = usize>| {
+        for value_len in lens {
+            for compression in Compression::ALL {
+                for entry in 0..30 {
+                    let mut key = [entry as u8; 13];
+                    key[1..].copy_from_slice(&key_of(entry)[..12]);
+                    let mut value = [7; 1000];
+                    value[..16].copy_from_slice(&key_of(entry));
+                    let payload = Payload::Inline(&value[..value_len]);
+                    builder.push(&EntryRef { key: &key, version: entry, deadline: 0, payload });
+                }
+                let bytes = builder.finish(compression);
+                let stored = page::verify_stored(bytes).unwrap();
+                assert_eq!(stored.compression, compression);
+                page::unpack(bytes, &stored, &mut raw[..stored.raw_len]).unwrap();
+            }
+        }
+    };
+    let mixed = || (0..600).map(|number| 20 + number * 7919 % 980);
+    round(&mut mixed());
+    assert_eq!(allocations_of(|| round(&mut mixed())), 0);
 }
 
 /// Puts, deletes, and reads of what is in a memtable or in cached pages, found or not.

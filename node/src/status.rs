@@ -166,6 +166,8 @@ pub struct Identity {
     pub replica: u8,
     /// Where Redis clients connect.
     pub resp: SocketAddr,
+    /// How pages are stored, by level, as `format` was told.
+    pub compression: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -196,6 +198,7 @@ pub struct Status {
     primary: Option<u8>,
     phase: Phase,
     version: &'static str,
+    compression: String,
     replicas: Vec<ReplicaStatus>,
     cores: Vec<CoreStatus>,
     shards: Vec<ShardReport>,
@@ -214,6 +217,7 @@ impl Status {
             primary: serving.then_some(identity.replica),
             phase,
             version: env!("CARGO_PKG_VERSION"),
+            compression: identity.compression.clone(),
             replicas: vec![ReplicaStatus {
                 replica: identity.replica,
                 address: identity.resp.to_string(),
@@ -444,9 +448,13 @@ mod tests {
         }
     }
 
+    fn identity(cluster: u128) -> Identity {
+        Identity { cluster, replica: 0, resp: address(), compression: "none,zstd".to_owned() }
+    }
+
     #[test]
     fn the_fields_scripts_rely_on() {
-        let identity = Identity { cluster: u128::MAX, replica: 0, resp: address() };
+        let identity = identity(u128::MAX);
         let status = Status::new(&identity, Phase::Serving, &[report()]);
         let text = status.to_json();
         assert!(text.contains(&format!("\"cluster\":{}", u128::MAX)), "{text}");
@@ -454,6 +462,7 @@ mod tests {
             serde_json::from_str(&text.replace(&u128::MAX.to_string(), "7")).unwrap();
         assert_eq!(json["view"], 2);
         assert_eq!(json["primary"], 0);
+        assert_eq!(json["compression"], "none,zstd");
         let replica = &json["replicas"][0];
         assert_eq!(replica["replica"], 0);
         assert_eq!(replica["address"], "127.0.0.1:6400");
@@ -508,7 +517,7 @@ mod tests {
 
     #[test]
     fn a_node_that_does_not_serve_claims_nothing() {
-        let identity = Identity { cluster: 1, replica: 0, resp: address() };
+        let identity = identity(1);
         for phase in [Phase::Loading, Phase::Stopping] {
             let json = Status::new(&identity, phase, &[]).to_json();
             assert!(json.contains("\"primary\":null"), "{json}");

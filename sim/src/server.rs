@@ -35,6 +35,7 @@ pub fn configuration() -> Configuration {
     Configuration {
         journal_segment_count: 12,
         grid_size_max: 256 << 20,
+        compression: [0, 1, 2, 2, 2, 2, 2, 2],
         ..Configuration::test_min()
     }
 }

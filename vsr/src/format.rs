@@ -33,7 +33,7 @@ mod create;
 pub mod inspect;
 mod open;
 
-pub use configuration::{Configuration, ConfigurationError, Difference};
+pub use configuration::{Configuration, ConfigurationError, Difference, LEVELS_MAX};
 pub use create::{FormatError, FormatOptions, format};
 pub use open::{DataDirectory, Expected, OpenError, OpenOptions};
 

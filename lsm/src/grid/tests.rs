@@ -437,16 +437,16 @@ fn another_owner_or_a_damaged_header_is_refused_by_name() {
 fn another_format_is_refused_by_name() {
     let mut written = written();
     let contents = written.world.disk(written.node).contents(Path::new(PATH)).unwrap();
-    let header = crate::testing::of_version(&contents[..HEADER_SIZE], 1);
+    let header = crate::testing::of_version(&contents[..HEADER_SIZE], 2);
     written.world.disk(written.node).overwrite(PATH.as_ref(), 0, &header).unwrap();
     let open = || async {
         let config = Config::test_min();
         Grid::open(Path::new(PATH), OWNER, &config, Direct::Required).await.map(|_| ())
     };
     let error = written.world.run(written.node, open).unwrap().unwrap_err();
-    assert!(matches!(error, OpenError::Format { expected: 2, actual: 1, .. }), "{error}");
+    assert!(matches!(error, OpenError::Format { expected: 3, actual: 2, .. }), "{error}");
     let text = error.to_string();
-    assert!(text.contains("format 1, this release reads 2") && text.contains(PATH), "{text}");
+    assert!(text.contains("format 2, this release reads 3") && text.contains(PATH), "{text}");
 }
 
 /// An intact page of another block at the page's place, as a lost write or a reused block leaves

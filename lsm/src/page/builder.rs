@@ -6,7 +6,7 @@ use zerocopy::little_endian::{U32, U64};
 
 use super::{
     FLAG_DEADLINE, KIND_INLINE, KIND_OVERFLOW, KIND_TOMBSTONE, PAGE_HEADER_SIZE, RESTART_SIZE,
-    RawHeader, common_prefix_len,
+    RawHeader, codec, common_prefix_len,
 };
 use crate::config::Compression;
 use crate::entry::{DEADLINE_NONE, EntryRef, Payload, Position};
@@ -115,7 +115,7 @@ impl PageBuilder {
         let raw_len = PAGE_HEADER_SIZE + self.entries.len();
         self.packed.clear();
         self.packed.resize(PAGE_HEADER_SIZE, 0);
-        let used = self.pack(compression);
+        let used = codec::pack(compression, &self.entries, &mut self.packed);
         let header = RawHeader {
             checksum: U64::ZERO,
             stored_len: U32::new(self.packed.len() as u32),
@@ -133,24 +133,6 @@ impl PageBuilder {
         self.entry_count = 0;
         assert!(self.packed.len() <= raw_len);
         &self.packed
-    }
-
-    /// Appends the body to `packed`, compressed where that saves at least an eighth.
-    fn pack(&mut self, compression: Compression) -> Compression {
-        if compression == Compression::Lz4 {
-            let bound = lz4_flex::block::get_maximum_output_size(self.entries.len());
-            self.packed.resize(PAGE_HEADER_SIZE + bound, 0);
-            let out = &mut self.packed[PAGE_HEADER_SIZE..];
-            let len = lz4_flex::block::compress_into(&self.entries, out)
-                .expect("the output has the size that the codec asks for");
-            if len <= self.entries.len() - self.entries.len() / 8 {
-                self.packed.truncate(PAGE_HEADER_SIZE + len);
-                return Compression::Lz4;
-            }
-            self.packed.truncate(PAGE_HEADER_SIZE);
-        }
-        self.packed.extend_from_slice(&self.entries);
-        Compression::None
     }
 }
 

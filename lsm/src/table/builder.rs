@@ -21,6 +21,9 @@ use crate::page::{PageBuilder, common_prefix_len};
 const DIRECTORY_ENTRY_SIZE: usize = 4;
 /// Slots a page of several entries takes at most.
 const SLOTS_MAX: usize = 4;
+/// What packing saves is not left empty again: a packed page begins at the next slot only where
+/// that wastes at most this part of a slot, and else costs its reader a slot more.
+const WASTE_DIVISOR: usize = 8;
 
 /// What became of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,7 +262,8 @@ impl Builder {
         let open = self.open.as_mut().expect("a page is open only within a block");
         let (entries, raw_len) = (self.page.entry_count(), self.page.raw_len());
         let stored = self.page.finish(self.compression);
-        let offset = place(&self.config, open.position, stored.len());
+        let is_packed = stored.len() < raw_len;
+        let offset = place(&self.config, open.position, stored.len(), is_packed);
         open.buffer[open.position..offset].fill(0);
         open.buffer[offset..offset + stored.len()].copy_from_slice(stored);
         open.position = offset + stored.len();
@@ -350,11 +354,13 @@ fn separator<'e>(has_last: bool, last: &Position<'_>, entry: &EntryRef<'e>) -> P
 }
 
 /// Where a page of this length begins when the one before ends at `position`.
-fn place(config: &Config, position: usize, len: usize) -> usize {
+fn place(config: &Config, position: usize, len: usize, is_packed: bool) -> usize {
     let slot = config.page_size as usize;
-    let packed = position.next_multiple_of(8);
-    let touched = (packed + len - 1) / slot - packed / slot + 1;
-    if touched > len.div_ceil(slot) { position.next_multiple_of(slot) } else { packed }
+    let dense = position.next_multiple_of(8);
+    let touched = (dense + len - 1) / slot - dense / slot + 1;
+    let aligned = position.next_multiple_of(slot);
+    let is_worth_it = !is_packed || aligned - dense <= slot / WASTE_DIVISOR;
+    if touched > len.div_ceil(slot) && is_worth_it { aligned } else { dense }
 }
 
 /// Bytes up to the edge of the slot in which the next page probably begins.
@@ -369,8 +375,10 @@ fn page_budget(config: &Config, position: usize) -> usize {
 /// page that compression makes shorter may begin later than it would raw: at the next slot.
 fn fits_block(config: &Config, codec: Compression, open: &OpenBlock, len: usize) -> bool {
     let start = match codec {
-        Compression::None => place(config, open.position, len),
-        Compression::Lz4 => open.position.next_multiple_of(config.page_size as usize),
+        Compression::None => place(config, open.position, len, false),
+        Compression::Lz4 | Compression::Zstd => {
+            open.position.next_multiple_of(config.page_size as usize)
+        }
     };
     let directory = (open.directory.len() + 1) * DIRECTORY_ENTRY_SIZE;
     let end = (start + len).next_multiple_of(DIRECTORY_ENTRY_SIZE);

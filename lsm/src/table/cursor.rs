@@ -129,7 +129,7 @@ impl BlockCursor {
         let stored = page::parse_stored(bytes).map_err(page_fault)?;
         self.page = match stored.compression {
             Compression::None => Some(offset..offset + stored.stored_len),
-            Compression::Lz4 => {
+            Compression::Lz4 | Compression::Zstd => {
                 if stored.raw_len > 1 << 20 {
                     return Err(malformed("a page is longer than any block"));
                 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::block::{Block, BlockAddress, BlockType, Checksum, HEADER_SIZE, Identity};
-use crate::config::Config;
+use crate::config::{Compression, Config, LEVELS_MAX};
 use crate::entry::{EntryRef, Level, Payload, Position};
 use crate::filter;
 use crate::index::Index;
@@ -286,6 +286,35 @@ fn pages_of_small_entries_take_one_slot() {
     assert!(stored * 100 < model.len() as u64 * 116 * 108, "{stored} bytes stored");
 }
 
+/// Packed pages leave little of a slot empty, and are found where the index says.
+#[test]
+fn packed_pages_stand_close() {
+    let value = |i: u64| format!("{:x} and the same in every record of all", i * 7_919_777);
+    let model: Model = (0..10_000u64)
+        .map(|i| (format!("user:{i:08}").into_bytes(), 7, Some(value(i).repeat(2).into_bytes())))
+        .collect();
+    let used = |compression| {
+        let config = Config { compression: [compression; LEVELS_MAX], ..Config::standard() };
+        let tables = build(&config, Level(6), &model);
+        let (mut used, mut pages) = (0, 0);
+        for built in &tables {
+            used += built.values.iter().map(|v| u64::from(v.reference.size)).sum::<u64>();
+            let block = built.index_block();
+            let index = Index::verify(block.bytes()).unwrap();
+            pages += (0..index.page_count())
+                .map(|number| u64::from(index.page(number).stored_len))
+                .sum::<u64>();
+        }
+        (used, pages)
+    };
+    let (plain, _) = used(Compression::None);
+    for compression in [Compression::Lz4, Compression::Zstd] {
+        let (used, pages) = used(compression);
+        assert!(used * 2 < plain, "{compression:?}: {used} of {plain} bytes");
+        assert!(pages * 100 > used * 85, "{compression:?}: {pages} bytes of pages in {used}");
+    }
+}
+
 /// What inspection says of a table's blocks agrees with what was put into them.
 #[test]
 fn inspection_shows_what_was_built() {
@@ -331,23 +360,22 @@ fn golden_bytes() {
             (format!("key{:04}", i / 2).into_bytes(), 1000 - i, value)
         })
         .collect();
-    let checksums = |level| -> Vec<String> {
-        let tables = build(&Config::test_min(), Level(level), &model);
+    let checksums = |compression| -> Vec<String> {
+        let config = Config { compression: [compression; LEVELS_MAX], ..Config::test_min() };
+        let tables = build(&config, Level(0), &model);
         let images = tables.iter().flat_map(|built| built.values.iter().chain([&built.index]));
         images.map(|image| Checksum::of(&image.bytes).to_string()).collect()
     };
     let golden = [
-        "822a68c673412310da10cac36b0c0107",
-        "6a560e228f8add12799f89002bec0a06",
-        "f1abc20a344a2d0f26c8bb63919a9671",
-        "3f872a8275af1081d45d3a90869af18f",
-        "1b46a387a604d55934393ce63662b256",
+        "a2fe4e6d7214b5093df0b215fe48f11f",
+        "d585593b0dca9a98e01a98a5e3829b18",
+        "936244f0d7a0853237bebc95dfa2344f",
+        "fc0090d50787dad35911c755a93ccced",
+        "e2868850a9663d0d2c5c311bcaa04ac3",
     ];
-    assert_eq!(checksums(0), golden);
-    let golden_compressed = [
-        "df70d3f0a8c9a24a5371b67b8be3f9d1",
-        "dfa287d3a9147e4e55e17beddd59ab69",
-        "7cf8a380736c4b8456de1df766ed185c",
-    ];
-    assert_eq!(checksums(2), golden_compressed);
+    assert_eq!(checksums(Compression::None), golden);
+    let golden_lz4 = ["b1458788ae4612fc9c28ae5b786b07f4", "3e5a9eadc8b08e72c49f8b85499a1c52"];
+    let golden_zstd = ["10ac222e904435f2436d6d2f10d44d6b", "b45f0a86269a98886adee24d63043680"];
+    let packed = [checksums(Compression::Lz4), checksums(Compression::Zstd)];
+    assert_eq!(packed, [&golden_lz4[..], &golden_zstd]);
 }

@@ -9,6 +9,7 @@
 //! says why not before it has opened anything: a listener beyond loopback needs `insecure`, as
 //! long as clients cannot prove who they are.
 
+pub mod compression;
 pub mod layers;
 pub mod units;
 

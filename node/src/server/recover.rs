@@ -31,6 +31,7 @@ use wire::{Header, Op, ShardId, Timestamp};
 
 use super::Options;
 use crate::config::Config;
+use crate::config::compression::format_compression;
 use crate::core::clients::{Clients, OpenCount};
 use crate::core::reads::Reads;
 use crate::core::walk::Walks;
@@ -200,7 +201,12 @@ impl Opening {
             topology,
             metrics: Metrics::default(),
             phase: shared.phase.clone(),
-            identity: Identity { cluster: identity.cluster.0, replica: identity.replica.0, resp },
+            identity: Identity {
+                cluster: identity.cluster.0,
+                replica: identity.replica.0,
+                resp,
+                compression: format_compression(&configuration.compression),
+            },
             mesh,
             clients: Clients::new(index, topology.cores(), max, open),
             runs: Runs::new(options.connections.reply_max),

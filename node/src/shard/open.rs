@@ -58,7 +58,7 @@ pub fn config(configuration: &Configuration, cache_bytes: u64) -> Config {
     let chunk_max = u32::try_from(body * 4 / 64 * 64).unwrap_or(u32::MAX);
     let mut compression = [Compression::None; LEVELS_MAX];
     for (to, from) in compression.iter_mut().zip(configuration.compression) {
-        *to = if from == 1 { Compression::Lz4 } else { Compression::None };
+        *to = Compression::of_number(from).expect("a configuration is validated before it is used");
     }
     Config {
         block_size,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::anyhow;
 use ioring::Direct;
+use node::config::compression::{Levels, parse_compression};
 use node::config::units::parse_size;
 use vsr::format::{Configuration, FormatError, FormatOptions};
 use wire::{ClusterId, ReplicaId};
@@ -39,6 +40,10 @@ pub(crate) struct Arguments {
     /// Most that each shard's grid file may grow to
     #[arg(long, value_name = "SIZE", default_value = "1TiB", value_parser = parse_size)]
     grid_size_max: u64,
+    /// How pages are stored: none, lz4 or zstd, for all levels or one by one from level 0 on, as in
+    /// none,lz4,zstd; the last one named counts for all deeper levels
+    #[arg(long, value_name = "CODECS", default_value = "none", value_parser = parse_compression)]
+    compression: Levels,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
@@ -50,6 +55,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         replica_count: arguments.replicas,
         shard_count: arguments.shards,
         grid_size_max: arguments.grid_size_max,
+        compression: arguments.compression,
         ..Configuration::default()
     }
     .with_journal_size(arguments.journal_size);

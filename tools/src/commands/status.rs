@@ -74,10 +74,11 @@ fn field<'a>(object: &'a Value, name: &str) -> std::borrow::Cow<'a, str> {
 
 fn render(status: &Value) -> String {
     let mut text = format!(
-        "cluster {}   view {}   primary {}\n",
+        "cluster {}   view {}   primary {}   compression {}\n",
         field(status, "cluster"),
         field(status, "view"),
-        field(status, "primary")
+        field(status, "primary"),
+        field(status, "compression")
     );
     text.push_str(&format!(
         "{:<8} {:<22} {:<12} {:<8} {:>12} {:>12} {:>12}\n",
@@ -158,11 +159,11 @@ mod tests {
     #[test]
     fn a_status_is_shown_with_what_it_has() {
         let status = serde_json::json!({
-            "cluster": 7, "view": 3, "primary": null,
+            "cluster": 7, "view": 3, "primary": null, "compression": "none,lz4",
             "replicas": [{ "replica": 0, "address": "127.0.0.1:7400", "state": "recovering" }],
         });
         let text = render(&status);
-        assert!(text.contains("cluster 7   view 3   primary -"), "{text}");
+        assert!(text.contains("cluster 7   view 3   primary -   compression none,lz4"), "{text}");
         assert!(text.contains("recovering"), "{text}");
     }
 

@@ -185,10 +185,7 @@ impl Shape {
 
 fn tiny(dice: &mut Dice) -> Config {
     let base = Config::test_min();
-    let compression = base.compression.map(|_| match dice.below(2) {
-        0 => Compression::None,
-        _ => Compression::Lz4,
-    });
+    let compression = base.compression.map(|_| Compression::ALL[dice.below(3) as usize]);
     let window = rate(dice, 300);
     Config {
         block_size: 4096 << dice.below(2),

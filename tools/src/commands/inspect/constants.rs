@@ -1,5 +1,6 @@
 //! `quorate inspect constants`.
 
+use node::config::compression::format_compression;
 use serde_json::{Map, Value, json};
 use vsr::format::inspect::{DirectoryReport, constants};
 
@@ -19,9 +20,12 @@ pub(super) fn show(report: Option<&DirectoryReport>, as_json: bool) -> Outcome {
         print_line(json!({ "release": object(&fixed), "directory": object(&formatted) }));
         return Ok(());
     }
-    let list = |values: &[(&str, u64)]| {
-        values.iter().map(|(name, value)| format!("  {name:<32}{value:>20}\n")).collect::<String>()
+    let line = |&(name, value): &(&str, u64)| match name {
+        // Eight bytes, which say nothing as one number.
+        "compression" => format!("  {name:<32}{:>20}\n", format_compression(&value.to_le_bytes())),
+        _ => format!("  {name:<32}{value:>20}\n"),
     };
+    let list = |values: &[(&str, u64)]| values.iter().map(line).collect::<String>();
     print(format_args!("this release\n{}", list(&fixed)));
     if !formatted.is_empty() {
         print(format_args!("\nthis directory, since it was formatted\n{}", list(&formatted)));

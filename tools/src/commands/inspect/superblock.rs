@@ -1,5 +1,6 @@
 //! `quorate inspect superblock`.
 
+use node::config::compression::format_compression;
 use serde_json::{Value, json};
 use vsr::format::inspect::DirectoryReport;
 use vsr::superblock::State;
@@ -63,6 +64,7 @@ fn fields(state: &State) -> Vec<(&'static str, String)> {
         ("incarnation", format!("{:032x}", state.identity.incarnation.0)),
         ("release", state.release.to_string()),
         ("fingerprint", state.configuration.fingerprint().to_string()),
+        ("compression", format_compression(&state.configuration.compression)),
         ("view", state.view.to_string()),
         ("log view", state.log_view.to_string()),
         ("view headers", state.view_headers.len().to_string()),
@@ -107,6 +109,7 @@ fn to_json(report: &DirectoryReport) -> Value {
             "cluster": state.identity.cluster.to_string(),
             "replica": state.identity.replica.0,
             "incarnation": format!("{:032x}", state.identity.incarnation.0),
+            "compression": format_compression(&state.configuration.compression),
             "view": state.view.0,
             "log_view": state.log_view.0,
             "commit_max": state.commit_max.0,
