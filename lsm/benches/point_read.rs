@@ -87,6 +87,29 @@ fn pages(c: &mut Criterion) {
     }
 }
 
+/// What a search in a page costs by the distance of its restart points. With one at every entry
+/// nothing is walked; a page of one entry is neither searched nor walked: the bound of any shorter
+/// way to an entry.
+fn seeks(c: &mut Criterion) {
+    let keys: Vec<Vec<u8>> = (0..32).map(|i| user_key(i * 3)).collect();
+    for (restart_interval, entries) in [(16, 32), (8, 32), (4, 32), (2, 32), (1, 32), (16, 1)] {
+        let keys = &keys[..entries];
+        let mut builder = PageBuilder::new(restart_interval);
+        keys.iter().for_each(|key| builder.push(&entry(key)));
+        let stored = builder.finish(Compression::None).to_vec();
+        let page = Page::parse(&stored).expect("just built");
+        let name =
+            format!("page: seek, {entries} entries, restart points every {restart_interval}");
+        let mut at = 0;
+        c.bench_function(&format!("{name}, {} bytes", stored.len()), |b| {
+            b.iter(|| {
+                at = (at + 7) % keys.len();
+                page.seek(black_box(&keys[at]), u64::MAX).expect("intact").is_some()
+            });
+        });
+    }
+}
+
 fn tables(c: &mut Criterion) {
     let config = Config::standard();
     let keys: Vec<Vec<u8>> = (0..100_000).map(|i| user_key(i * 3)).collect();
@@ -128,5 +151,5 @@ fn tables(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, pages, tables);
+criterion_group!(benches, pages, seeks, tables);
 criterion_main!(benches);
