@@ -173,28 +173,59 @@ fn a_full_grid_refuses_writes_serves_the_rest_and_recovers_after_deletes() {
     for number in 1..keys {
         assert_eq!(call(&mut connection, &["DEL", &key(number)]), Reply::Integer(1), "{number}");
     }
-    let deadline = Instant::now() + PATIENCE;
-    while write(&mut connection, 0) != Some(Reply::Simple("OK".into())) {
-        assert!(Instant::now() < deadline, "no space came back:\n{}", node.log());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    write_when_there_is_room(&mut connection, 0, &node);
     assert_all_there(&mut connection, BATCH);
 }
 
+/// Writes again and again until one is taken.
+fn write_when_there_is_room(connection: &mut Connection, first: u32, node: &Node) {
+    let deadline = Instant::now() + PATIENCE;
+    while write(connection, first) != Some(Reply::Simple("OK".into())) {
+        assert!(Instant::now() < deadline, "no space came back:\n{}", node.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn is_no_space(reply: Option<&Reply>) -> bool {
+    matches!(reply, Some(Reply::Error(text)) if text.starts_with("OOM no_space"))
+}
+
+/// The device is full long before the grid reaches its limit.
 #[test]
-fn a_device_that_is_full_ends_the_node_by_name_and_loses_nothing() {
-    let Some(device) = Device::new(512 << 20) else { return };
+fn a_device_that_is_full_refuses_writes_and_recovers_after_deletes_and_when_it_has_room() {
+    let Some(device) = Device::new(1 << 30) else { return };
     let dir = device.path().join("replica");
     let output = format(&dir, "1", "64GiB");
     assert!(output.status.success(), "{output:?}");
-    let filler = device.fill_but(24 << 20);
+    let filler = device.fill_but(500 << 20);
     let mut node = Node::start(&dir, &[]);
-    let (keys, end) = fill(&mut node.connect());
-    assert_eq!(end, None, "the node is gone, it cannot refuse");
-    assert_eq!(node.ended().code(), Some(71), "{}", node.log());
-    let told = format!("no space left on the host for {}", dir.join("shard-0000.grid").display());
-    assert!(node.log().contains(&told), "{}", node.log());
-    fs::remove_file(filler).unwrap();
+    let mut connection = node.connect();
+    let (keys, refused) = fill(&mut connection);
+    assert!(is_no_space(refused.as_ref()), "{refused:?}\n{}", node.log());
+    println!("full: {} MiB of values", (u64::from(keys) * VALUE_SIZE as u64) >> 20);
+    assert!(keys > 1000, "half a gigabyte takes more than {keys} keys");
+    assert_all_there(&mut connection, keys);
+
+    // It stops and starts in order, full as it is.
+    assert!(node.stop().success());
     let node = Node::start(&dir, &[]);
-    assert_all_there(&mut node.connect(), keys);
+    let mut connection = node.connect();
+    assert_all_there(&mut connection, keys);
+    let (again, refused) = fill(&mut connection);
+    assert!(is_no_space(refused.as_ref()), "{refused:?}\n{}", node.log());
+    let keys = keys.max(again);
+
+    // Deletes bring room within the file.
+    for number in 0..keys {
+        assert_eq!(call(&mut connection, &["DEL", &key(number)]), Reply::Integer(1), "{number}");
+    }
+    write_when_there_is_room(&mut connection, 0, &node);
+    let (keys, refused) = fill(&mut connection);
+    assert!(is_no_space(refused.as_ref()), "{refused:?}\n{}", node.log());
+    assert!(keys > 100, "what was deleted is room for more than {keys} keys");
+
+    // The device has room again.
+    fs::remove_file(filler).unwrap();
+    write_when_there_is_room(&mut connection, keys, &node);
+    assert_all_there(&mut connection, keys + BATCH);
 }

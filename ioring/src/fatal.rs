@@ -3,8 +3,7 @@
 //! Three kinds of trouble have three ways out. A bug asserts. An operating error is a `Result`.
 //! What is left are environments in which going on would break a promise: a durable write that
 //! failed (the kernel may have dropped the pages, so no retry can make it true), a state that
-//! differs from the quorum's, a host without space. These end the whole process: one core never
-//! dies alone.
+//! differs from the quorum's. These end the whole process: one core never dies alone.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -24,12 +23,6 @@ pub enum Fatal {
         /// What the kernel said.
         error: io::Error,
     },
-    /// The host has no space left for a file that must grow.
-    #[error("no space left on the host for {path}", path = path.display())]
-    HostOutOfSpace {
-        /// The file.
-        path: PathBuf,
-    },
     /// This replica's state differs from what the others agreed on.
     #[error("state diverged: {0}")]
     Diverged(String),
@@ -46,7 +39,6 @@ impl Fatal {
     pub const fn exit_status(&self) -> u8 {
         match self {
             Fatal::DurableWrite { .. } => 70,
-            Fatal::HostOutOfSpace { .. } => 71,
             Fatal::Diverged(_) => 72,
             Fatal::Corrupt(_) => 73,
             Fatal::Environment(_) => 74,

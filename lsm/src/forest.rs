@@ -239,6 +239,8 @@ pub struct Forest {
     bars_idle: u32,
     /// Bars that an idle log is woken for, so that tables of dead generations go.
     bars_to_drop: u32,
+    /// Whether the bar began with so little space that deletes were refused: nothing expires in it.
+    expiry_paused: bool,
     /// Scratch for the expiry tree's keys.
     expiry_key: Vec<u8>,
 }
@@ -329,6 +331,7 @@ impl Forest {
             stats: Stats::default(),
             bars_idle: 0,
             bars_to_drop: 0,
+            expiry_paused: false,
             expiry_key: Vec::new(),
         }
     }
@@ -503,6 +506,10 @@ impl Forest {
     /// Dead generations are passed over. How much of them compaction has dropped already depends on
     /// whether the log was replayed from a checkpoint; what a pulse does must not.
     pub fn due_step(&mut self, due: &mut DueScan, limit: usize, out: &mut Vec<Due>) -> DueStep {
+        if self.expiry_paused {
+            self.deadline_min = self.deadline_min.min(self.deadline_min_new);
+            return DueStep::Finished;
+        }
         let now = due.now;
         let mut next = None;
         let generations = &self.generations;
@@ -696,12 +703,13 @@ impl Forest {
             op,
             quarantined: &self.quarantined,
             dead: &generations,
-            short: self.is_short(),
+            short: !self.space_beyond_flushes().allows_puts(),
         };
         let planned = Tree::ALL.map(|tree| {
             let state = &self.trees[tree.index()];
             plan::bar(&setting, tree, state.memtables.immutable(), &state.manifest)
         });
+        self.expiry_paused = !self.space_beyond_flushes().allows_deletes();
         let jobs = self.reserve(planned.into_iter().flatten().collect())?;
         let drops = jobs.iter().any(|(job, _)| job.drops);
         self.bars_to_drop = self.bars_to_drop.saturating_sub(1).max(u32::from(drops));
@@ -737,7 +745,8 @@ impl Forest {
     pub fn pending(&self) -> Pending {
         let unpaid = self.running.as_ref().is_some_and(|running| !running.budget.is_finished());
         let jobs = unpaid || self.bars_to_drop > 0;
-        let deadline = (self.deadline_min != u64::MAX).then_some(self.deadline_min);
+        let waits = self.expiry_paused && !self.space().allows_deletes();
+        let deadline = (self.deadline_min != u64::MAX && !waits).then_some(self.deadline_min);
         let to_flush = self.trees.iter().any(|tree| !tree.memtables.mutable().is_empty());
         let space = to_flush || self.bars_idle <= crate::bar::BARS_UNTIL_FREE;
         Pending { jobs, deadline, space }

@@ -64,6 +64,19 @@ impl Reservation {
         self.runs[self.run_first..].iter().map(|run| run.len).sum()
     }
 
+    /// The largest address of the next `count` blocks; none of no blocks, or more than there are.
+    #[must_use]
+    pub fn last_of(&self, count: u64) -> Option<u64> {
+        let mut left = count;
+        let mut runs = self.runs[self.run_first..].iter();
+        let run = runs.find(|run| {
+            let found = left <= run.len;
+            left -= if found { 0 } else { run.len };
+            found
+        })?;
+        Some(run.start + left.checked_sub(1)?)
+    }
+
     fn next(&mut self) -> Option<u64> {
         let run = self.runs.get_mut(self.run_first)?;
         let address = run.start;
@@ -201,6 +214,22 @@ impl FreeSet {
     #[must_use]
     pub fn address_max(&self) -> u64 {
         self.address_max
+    }
+
+    /// Free blocks with an address below `end`.
+    #[must_use]
+    pub fn free_below(&self, end: u64) -> u64 {
+        let (whole, bits) = self.place(end);
+        let before: u64 = self.chunks.iter().take(whole).map(|chunk| chunk.free).sum();
+        let Some(chunk) = self.chunks.get(whole) else { return before };
+        let free = |word: usize| !(chunk.acquired[word] | chunk.unavailable[word]);
+        let last = (bits / WORD_BITS) as usize;
+        let words: u64 = (0..last).map(|word| u64::from(free(word).count_ones())).sum();
+        let rest = match bits % WORD_BITS {
+            0 => 0,
+            bits => u64::from((free(last) << (WORD_BITS - bits)).count_ones()),
+        };
+        before + words + rest
     }
 
     /// Whether a block is in use, be it released already.

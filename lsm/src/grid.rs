@@ -21,9 +21,9 @@
 //! grid before the superblock names the checkpoint. If a write or a sync fails the process ends:
 //! what the disk holds is unknown, and no retry can make it true.
 //!
-//! **Growing.** The file grows by extents, before a write needs the space where it can be foreseen.
-//! A crash during growth leaves a longer file, whose length means nothing: what is in use stands in
-//! the free set. When the host has no space left the process ends by name.
+//! **Growing.** The file grows by extents, before a write needs the space ([`growth`]). A crash
+//! during growth leaves a longer file, whose length means nothing: what is in use stands in the free
+//! set.
 //!
 //! **Space.** The grid owns the free set; [`Grid::space`] is what `no_space` is decided from.
 //!
@@ -32,6 +32,7 @@
 
 mod condemned;
 mod file;
+mod growth;
 mod read;
 mod scrub;
 mod stretch;
@@ -46,6 +47,7 @@ use ioring::{Buffer, BufferPool, Fatal, File, Frozen};
 
 pub use condemned::CONDEMNED_MAX;
 pub use file::{OpenError, Owner};
+use growth::Growth;
 pub use read::{CorruptBlock, ReadError};
 pub(crate) use stretch::Stretch;
 
@@ -130,7 +132,7 @@ pub struct Grid {
     cache: RefCell<Cache>,
     /// Blocks the file has space for, header included.
     blocks_allocated: Cell<u64>,
-    growth: Slots,
+    growth: Growth,
     slots_foreground: Slots,
     slots_background: Slots,
     slots_write: Slots,
@@ -169,7 +171,7 @@ impl Grid {
             )),
             cache: RefCell::new(Cache::new(config)),
             blocks_allocated: Cell::new(blocks_allocated),
-            growth: Slots::new(1),
+            growth: Growth::default(),
             slots_foreground: Slots::new(config.reads_foreground_max as usize),
             slots_background: Slots::new(reads),
             slots_write: Slots::new(writes),
@@ -299,9 +301,6 @@ impl Grid {
             stats.writes += 1;
             stats.write_bytes += len;
         });
-        // Ahead of need: what is reserved will be written.
-        let wanted = self.free_set.borrow().address_max() + self.config.grid_extent_blocks / 2;
-        self.grow(wanted.min(self.config.grid_blocks_max)).await;
     }
 
     /// Makes every block whose write has completed durable.
@@ -309,22 +308,6 @@ impl Grid {
         if let Err(error) = self.file.sync().await {
             let path = self.file.path().to_owned();
             ioring::fatal(Fatal::DurableWrite { path, offset: 0, error });
-        }
-    }
-
-    /// Gives the file space for at least this many blocks.
-    async fn grow(&self, blocks: u64) {
-        assert!(blocks <= self.config.grid_blocks_max, "{blocks} blocks are more than the limit");
-        while blocks > self.blocks_allocated.get() {
-            let _turn = self.growth.acquire().await;
-            let have = self.blocks_allocated.get();
-            if blocks <= have {
-                return;
-            }
-            let extent = self.config.grid_extent_blocks;
-            let target = blocks.next_multiple_of(extent).min(self.config.grid_blocks_max);
-            file::extend(&self.file, self.config.block_size, have, target).await;
-            self.blocks_allocated.set(target);
         }
     }
 

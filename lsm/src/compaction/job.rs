@@ -120,7 +120,7 @@ pub(crate) async fn run_all(context: Context, jobs: Vec<(Job, Reservation)>) -> 
     outcomes
 }
 
-/// Why a merge gave up; none if the versions of one key alone need more room than it has.
+/// Why a merge gave up; none if it has no room for its first table, or not for one key's versions.
 type GaveUp = Option<Corrupt>;
 
 /// Runs a job; gives its outcome and the work it was worth in the end.
@@ -255,6 +255,9 @@ async fn merge(
     work: &mut u64,
     output: &mut Output<'_>,
 ) -> Result<Merged, GaveUp> {
+    if !job.inputs.is_empty() && !output.may_begin_table().await {
+        return Err(None);
+    }
     let Layout { streams, homes, released, reads, whole } = blocks::layout(context, job).await?;
     let done = Done {
         blocks_read: reads,
@@ -438,11 +441,11 @@ impl<'a> Output<'a> {
     }
 
     /// Whether there is room for another table, and for what has to be done at the end.
-    fn may_begin_table(&self) -> bool {
-        self.ends_early.is_none_or(|end| {
-            let table = plan::table_blocks_max(&self.context.config, self.level);
-            self.reservation.remaining() >= table + end
-        })
+    async fn may_begin_table(&self) -> bool {
+        let Some(end) = self.ends_early else { return true };
+        let needed = plan::table_blocks_max(&self.context.config, self.level) + end;
+        self.reservation.remaining() >= needed
+            && self.context.grid.has_place_for(&self.reservation, needed).await
     }
 
     /// Ends the table where other tables of the run stand between the entry and the one before.
@@ -456,7 +459,7 @@ impl<'a> Output<'a> {
         if self.splits.front().is_some_and(|split| **split <= *entry.key) {
             self.split_before(entry.key).await;
         }
-        if self.builder.is_none() && !self.may_begin_table() {
+        if self.builder.is_none() && !self.may_begin_table().await {
             return Taken::NoRoom;
         }
         loop {
@@ -476,7 +479,7 @@ impl<'a> Output<'a> {
                 Push::TableFull => {
                     let within_key = builder.ends_with(entry.key);
                     self.finish_table().await;
-                    if !self.may_begin_table() {
+                    if !self.may_begin_table().await {
                         return if within_key { Taken::NoRoomWithinKey } else { Taken::NoRoom };
                     }
                 }
@@ -504,7 +507,7 @@ impl<'a> Output<'a> {
         self.split_before(&whole.first).await;
         let versions = (whole.table.version_min, whole.table.version_max);
         loop {
-            if self.builder.is_none() && !self.may_begin_table() {
+            if self.builder.is_none() && !self.may_begin_table().await {
                 return Ok(Taken::NoRoom);
             }
             let (index, behind) = (handle.index(), whole.behind.as_deref());

@@ -208,3 +208,90 @@ fn little_of_a_grid_is_kept_free() {
     let mib = space.reserve_puts() * u64::from(config.block_size) >> 20;
     assert!(space.merges < 256 && mib < 700, "{mib} MiB: {space:?}");
 }
+
+/// A host that is full makes a grid as large as its file: writes are refused before there is no
+/// place for them, deletes bring some back, and so does the host.
+#[test]
+fn a_grid_on_a_full_host_refuses_writes_and_recovers() {
+    let mut world = World::new(24, SimConfig::default());
+    let node = world.add_node("store");
+    let probe = world.probe(node);
+    let main = move || async move {
+        let mut driver = Driver::open(&harness::config(), Rc::default()).await;
+        let (mut log, mut key) = (Vec::new(), 0);
+        probe.with_disk(|disk| disk.set_capacity(disk.used() + (6 << 20)));
+        let mut filled = Vec::new();
+        for round in 0..2 {
+            let first = key;
+            while driver.forest.space().allows_puts() {
+                let put =
+                    |key: u32| Action::Put { key: key * 7919 % 60_013, len: 900, deadline: 0 };
+                log.push((key..key + 4).map(put).collect());
+                key += 4;
+                driver.run(&log, log.len() as u64).await;
+                assert!(key < 20_000, "{:?}", driver.forest.space());
+            }
+            assert!(driver.forest.grid().is_host_full(), "{:?}", driver.forest.space());
+            filled.push(key - first);
+            driver.settle().await;
+            driver.check(&log, 500).await;
+            if round == 0 {
+                for number in 0..key {
+                    while !driver.forest.space().allows_deletes() {
+                        pulse(&mut driver, &mut log).await;
+                        assert!(driver.bars < 3000, "{:?}", driver.forest.space());
+                    }
+                    log.push(vec![Action::Delete { key: number * 7919 % 60_013 }]);
+                    driver.run(&log, log.len() as u64).await;
+                }
+                while !driver.forest.space().allows_puts() {
+                    pulse(&mut driver, &mut log).await;
+                    assert!(driver.bars < 5000, "{:?}", driver.forest.space());
+                }
+            }
+        }
+        assert!(filled[0] > 1000 && filled[1] > 200, "{filled:?} keys");
+        probe.with_disk(|disk| disk.set_capacity(u64::MAX));
+        driver.forest.look_ahead();
+        ioring::sleep(Duration::from_secs(3)).await;
+        assert!(driver.forest.space().allows_puts(), "{:?}", driver.forest.space());
+        driver.check(&log, 500).await;
+        assert_eq!(driver.forest.verify().await, []);
+    };
+    world.run(node, main).unwrap();
+}
+
+/// A full grid of which everything expires, more of it in a bar than could be flushed beside the
+/// merges: pulses are never refused, so what they delete has to wait for space.
+#[test]
+fn a_full_grid_takes_writes_again_after_all_of_it_has_expired() {
+    const DUE: u64 = 2500;
+    let mut world = World::new(25, SimConfig::default());
+    let node = world.add_node("store");
+    let main = || async {
+        let config = Config { grid_blocks_max: 2000, ..harness::config() };
+        let mut driver = Driver::open(&config, Rc::default()).await;
+        let (mut log, mut key) = (Vec::new(), 0);
+        while driver.forest.space().allows_puts() {
+            let put = |key: u32| {
+                let deadline = harness::version(DUE + u64::from(key) / 16, 0);
+                Action::Put { key: key * 7919 % 20_011, len: 400, deadline }
+            };
+            log.push((key..key + 8).map(put).collect());
+            key += 8;
+            driver.run(&log, log.len() as u64).await;
+            assert!(driver.op < DUE && key < 20_000, "{:?}", driver.forest.space());
+        }
+        let end = DUE + u64::from(key) / 16 + 3000;
+        while driver.op < end {
+            pulse(&mut driver, &mut log).await;
+        }
+        assert!(driver.forest.space().allows_puts(), "{:?}", driver.forest.space());
+        for key in (0..20_011).step_by(100) {
+            let found = driver.get(&harness::key_of(key), u64::MAX).await.unwrap();
+            assert_eq!(found, None, "key {key}");
+        }
+        assert_eq!(driver.forest.verify().await, []);
+    };
+    world.run(node, main).unwrap();
+}

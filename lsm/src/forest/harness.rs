@@ -407,6 +407,7 @@ impl Driver {
         self.forest.beat(step.progress);
         self.forest.paced().await;
         if let Some(group) = step.group_end {
+            self.forest.look_ahead();
             self.schedule.report(group, self.forest.memtable_bytes());
         }
         let Some(end) = step.bar_end else { return };

@@ -30,8 +30,10 @@
 //!
 //! **A merge can go on, on a full grid too.** It needs [`plan::merge_blocks_least`]: one table, and
 //! what a cut of each of its runs may take. Nothing but merges takes this part: puts and deletes
-//! stop above it. So a merge that was planned has room, unless merges of the bars before still have
-//! it; and these give it back:
+//! stop above it, and where deletes do nothing expires: pulses are not refused, but delete nothing
+//! in a bar that began so. (A replay's first bar does not know that of itself. It may expire then
+//! what it did not before, which no reader can tell.) So a merge that was planned has room, unless
+//! merges of the bars before still have it; and these give it back:
 //!
 //! 1. A merge that ends early writes full tables only, so it writes no more blocks than it read,
 //!    but for entries that happen to pack worse, and the rests of tables that it cut. There is one
@@ -46,6 +48,12 @@
 //! While puts are admitted a merge takes what it needs of that, and more only of what a full bar
 //! of writes would leave: its room counts as taken until the bar's end, and nobody should be
 //! refused for the sake of it. Once puts are refused, merges may have all that is not `must`.
+//!
+//! **A host that is full** makes a grid as large as its file ([`crate::grid`]), which is kept long
+//! enough ahead of need: all of the above holds with the free blocks within the file, but that less
+//! is kept for what is admitted between two looks (`Forest::unapplied`). What the host has is no
+//! function of the log, so neither are the addresses that merges then get; what is stored under a
+//! key is.
 //!
 //! **What waits does no harm.** A merge without room is planned again at the next bar. Meanwhile
 //! runs gather, but puts are refused by then ([`Space::allows_puts`] fails as soon as merges may be
@@ -107,23 +115,56 @@ impl Forest {
             let memtables = &self.trees[tree.index()].memtables;
             flush_of(&self.config, memtables.mutable(), memtables.mutable_large())
         };
-        let must = must(&self.config, self.options, &self.manifest_log);
         let mutable = Tree::ALL.iter().map(flush).sum();
-        space(&self.config, self.grid.space().free(), must, mutable)
+        let (free, must) = self.free_and_must(self.grid.is_host_full());
+        space(&self.config, free, must, mutable)
+    }
+
+    /// Sees to it that the file has the blocks that a look at the space counts on, and that deletes
+    /// and merges go on with. What holds nothing needs none.
+    pub fn look_ahead(&self) {
+        if self.table_count() == 0 && self.memtable_bytes() == 0 {
+            return;
+        }
+        let (_, must) = self.free_and_must(true);
+        let Space { mutable, merges, .. } = self.space();
+        self.grid.look_ahead(must + mutable + merges);
+    }
+
+    /// What is free, and what of it cannot wait.
+    fn free_and_must(&self, host_full: bool) -> (u64, u64) {
+        let must = must(&self.config, self.unapplied(host_full), &self.manifest_log);
+        let free = self.grid.space().free();
+        match host_full {
+            true => (free.min(self.grid.free_in_file()), must),
+            false => (free, must),
+        }
+    }
+
+    /// Bytes that may be admitted and not be in memtables yet. Where the host is full puts are
+    /// about to be refused, or are: what is in flight are deletes, and few.
+    fn unapplied(&self, host_full: bool) -> (u64, u64) {
+        let few = 2 * self.config.memtable_bytes / 16;
+        let options = &self.options;
+        match host_full {
+            true => (few, few),
+            false => (options.unapplied_bytes_max, options.unapplied_expiry_bytes_max),
+        }
     }
 
     /// The space of a forest that holds nothing but full memtables: whether a grid of this size can
     /// be used.
     #[must_use]
     pub fn space_empty(config: &Config, options: Options) -> Space {
-        let must = must(config, options, &ManifestLog::new(config));
+        let unapplied = (options.unapplied_bytes_max, options.unapplied_expiry_bytes_max);
+        let must = must(config, unapplied, &ManifestLog::new(config));
         let mutable = plan::flush_blocks_max(config, config.memtable_bytes);
         // The header block is none of them.
         space(config, config.grid_blocks_max - 1, must, mutable)
     }
 
-    /// Whether space is short at a bar's start, before the flushes are reserved.
-    pub(super) fn is_short(&self) -> bool {
+    /// The space at a bar's start, before the flushes are reserved, as if they were.
+    pub(super) fn space_beyond_flushes(&self) -> Space {
         let flush = |tree: &Tree| {
             let memtables = &self.trees[tree.index()].memtables;
             flush_of(&self.config, memtables.immutable(), memtables.immutable_large())
@@ -131,17 +172,17 @@ impl Forest {
         let flushes: u64 = Tree::ALL.iter().map(flush).sum();
         let space = self.space();
         let free = space.free.saturating_sub(flushes);
-        !Space { free, ..space }.allows_puts()
+        Space { free, ..space }
     }
 
     /// Reserves a bar's jobs their blocks: flushes first, whatever tree they are of. Leaves out
     /// what has to wait.
     pub(super) fn reserve(&self, jobs: Vec<Job>) -> Result<Vec<(Job, Reservation)>, BarError> {
-        let must = must(&self.config, self.options, &self.manifest_log);
+        let (free, must) = self.free_and_must(self.grid.is_host_full());
         let (flushes, others): (Vec<Job>, Vec<Job>) =
             jobs.into_iter().partition(|job| job.memtable().is_some());
         let alone: u64 = flushes.iter().map(|job| self.flush_alone(job)).sum();
-        let mut beyond = self.grid.space().free().saturating_sub(must + alone);
+        let mut beyond = free.saturating_sub(must + alone);
         let mut reserved = Vec::new();
         for job in flushes {
             let (together, least) = (self.room(&job).least, self.flush_alone(&job));
@@ -157,19 +198,14 @@ impl Forest {
             };
             reserved.push((job, reservation));
         }
-        self.reserve_merges(others, must, &mut reserved);
+        self.reserve_merges(others, &mut reserved);
         Ok(reserved)
     }
 
     /// Merges into the deepest levels come first, whatever tree they are of: these give space back.
     /// Each gets what it needs, as long as there is some, and then what it will probably take.
-    fn reserve_merges(
-        &self,
-        mut jobs: Vec<Job>,
-        must: u64,
-        reserved: &mut Vec<(Job, Reservation)>,
-    ) {
-        let free = self.grid.space().free();
+    fn reserve_merges(&self, mut jobs: Vec<Job>, reserved: &mut Vec<(Job, Reservation)>) {
+        let (free, must) = self.free_and_must(self.grid.is_host_full());
         let mut beyond = free.saturating_sub(must);
         jobs.sort_by_key(|job| Reverse(job.level));
         jobs.retain(|job| {
@@ -207,9 +243,9 @@ fn flush_of(config: &Config, memtable: &Memtable, large: Large) -> u64 {
 }
 
 /// What cannot wait and is not in a memtable yet.
-fn must(config: &Config, options: Options, manifest_log: &ManifestLog) -> u64 {
-    let flushes = plan::flush_blocks_max(config, options.unapplied_bytes_max)
-        + plan::flush_blocks_max(config, options.unapplied_expiry_bytes_max);
+fn must(config: &Config, unapplied: (u64, u64), manifest_log: &ManifestLog) -> u64 {
+    let flushes =
+        plan::flush_blocks_max(config, unapplied.0) + plan::flush_blocks_max(config, unapplied.1);
     flushes + checkpoint::blocks_max(config, manifest_log)
 }
 

@@ -141,6 +141,19 @@ proptest! {
                 let acquired = set.is_acquired(BlockAddress::new(address).unwrap());
                 prop_assert_eq!(acquired, model.acquired.contains(&address));
             }
+            let held = model.reservations.iter().flat_map(|(_, left)| left);
+            let held: BTreeSet<u64> = held.chain(&model.acquired).copied().collect();
+            let mut free = 0;
+            for end in 0..=BLOCKS_MAX {
+                prop_assert_eq!(set.free_below(end), free, "below {}", end);
+                free += u64::from(end > 0 && !held.contains(&end));
+            }
+            for (reservation, left) in &model.reservations {
+                for count in 0..left.len() + 2 {
+                    let last = count.checked_sub(1).and_then(|at| left.get(at));
+                    prop_assert_eq!(reservation.last_of(count as u64), last.copied());
+                }
+            }
             let highest = model.acquired.last().copied().unwrap_or(0);
             prop_assert!(set.address_max() >= highest);
         }

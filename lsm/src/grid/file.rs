@@ -185,13 +185,13 @@ fn check_owner(
     Ok(())
 }
 
-/// Extends the file; ends the process if the host has no space.
-pub(super) async fn extend(file: &File, block_size: u32, have: u64, target: u64) {
-    let Err(error) = allocate(file, block_size, have, target).await else { return };
-    let path = file.path().to_owned();
+/// Extends the file; says whether the host had space for it.
+pub(super) async fn extend(file: &File, block_size: u32, have: u64, target: u64) -> bool {
+    let Err(error) = allocate(file, block_size, have, target).await else { return true };
     if is_out_of_space(&error) {
-        ioring::fatal(Fatal::HostOutOfSpace { path });
+        return false;
     }
+    let path = file.path().to_owned();
     let offset = have * u64::from(block_size);
     ioring::fatal(Fatal::DurableWrite { path, offset, error });
 }

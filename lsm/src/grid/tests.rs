@@ -1,6 +1,7 @@
 //! The grid on a simulated disk that rots, loses, tears and misdirects.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ioring::Direct;
 use ioring::sim::disk::{ReadFault, WriteFault};
@@ -390,17 +391,63 @@ fn a_write_or_sync_that_fails_ends_the_process() {
 }
 
 #[test]
-fn growth_without_space_on_the_host_ends_the_process_by_name() {
+fn a_write_without_space_on_the_host_waits_for_it() {
     let mut world = World::new(3, sim::Config::default());
     let node = world.add_node("test");
     let probe = world.probe(node);
     let main = move || async move {
         let grid = testing::grid(&Config::test_min()).await;
         probe.with_disk(|disk| disk.set_capacity(disk.used() + 4096));
-        write(&grid, &entries(2000), Level(0)).await;
+        let writes = {
+            let grid = Rc::clone(&grid);
+            let work = async move { write(&grid, &entries(2000), Level(0)).await };
+            ioring::spawn(ioring::Queue::Background, "writes", work)
+        };
+        ioring::sleep(Duration::from_secs(10)).await;
+        assert!(grid.is_host_full());
+        let before = grid.stats().writes;
+        ioring::sleep(Duration::from_secs(10)).await;
+        assert_eq!(grid.stats().writes, before, "nothing is written where there is no room");
+        probe.with_disk(|disk| disk.set_capacity(u64::MAX));
+        writes.await;
+        assert!(!grid.is_host_full());
     };
-    let status = format!("{:?}", world.run(node, main).unwrap_err());
-    assert!(status.contains("no space left"), "{status}");
+    world.run(node, main).unwrap();
+}
+
+#[test]
+fn a_file_is_extended_ahead_of_what_is_wanted_of_it() {
+    let mut world = World::new(3, sim::Config::default());
+    let node = world.add_node("test");
+    let probe = world.probe(node);
+    let main = move || async move {
+        let grid = testing::grid(&Config::test_min()).await;
+        let first = grid.free_in_file();
+        assert_eq!(first, grid.blocks_allocated() - 1, "all but the header");
+        let mut reservation = grid.reserve(first + 100).unwrap();
+        assert_eq!(grid.free_in_file(), 0);
+        grid.look_ahead(50);
+        ioring::sleep(Duration::from_secs(1)).await;
+        let free = grid.free_in_file();
+        assert!(free >= 50 + 16 && free < 50 + 64, "{free} blocks ahead");
+        assert!(grid.has_place_for(&reservation, first + 100).await);
+        probe.with_disk(|disk| disk.set_capacity(disk.used()));
+        grid.look_ahead(free + 1);
+        ioring::sleep(Duration::from_secs(3)).await;
+        assert!(grid.is_host_full());
+        assert!(!grid.has_place_for(&reservation, 1).await, "what is wanted is not there");
+        for _ in 0..first {
+            grid.release(grid.acquire(&mut reservation));
+        }
+        grid.forfeit(reservation);
+        ioring::sleep(Duration::from_secs(3)).await;
+        assert!(!grid.is_host_full(), "blocks came back within the file");
+        // The task that looks ahead ends.
+        let before = grid.stats();
+        ioring::sleep(Duration::from_secs(3600)).await;
+        assert_eq!(grid.stats(), before);
+    };
+    world.run(node, main).unwrap();
 }
 
 #[test]

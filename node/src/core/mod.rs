@@ -23,6 +23,7 @@ pub mod walk;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use ioring::sync::Event;
 use ioring::{Instant, Random};
@@ -77,6 +78,8 @@ pub struct Core {
     pub space: Cell<Admission>,
     /// What this core's grids still have space for.
     pub space_here: Cell<Admission>,
+    /// They have become short of it.
+    pub short: Event,
     /// Ops were applied: who watches for an idle log looks again.
     pub activity: Event,
     /// What finishes ops that have to wait.
@@ -120,6 +123,9 @@ pub enum Admission {
     /// The same: a corrupt table keeps what is written from being merged.
     Stuck,
 }
+
+/// How often space that is short is looked at.
+const SPACE_LOOK: Duration = Duration::from_secs(1);
 
 /// The two clocks of this moment.
 #[must_use]
@@ -316,7 +322,9 @@ impl Core {
 
     /// Looks how much space the fullest grid of this core has.
     pub fn measure_space(&self) {
+        let before = self.space_here.get();
         self.space_here.set(self.applier.with_shards(|shards| {
+            shards.iter().for_each(|shard| shard.forest().look_ahead());
             let space = |shard: &crate::shard::Shard| shard.forest().space();
             let puts = shards.iter().all(|shard| space(shard).allows_puts());
             let deletes = shards.iter().all(|shard| space(shard).allows_deletes());
@@ -328,7 +336,27 @@ impl Core {
                 (false, false) => Admission::None,
             }
         }));
+        if before == Admission::All && self.space_here.get() != Admission::All {
+            self.short.notify();
+        }
         self.judge_space();
+    }
+
+    /// Looks at the space now, and again and again while it is short: the host may have some again,
+    /// and nothing that is applied would tell.
+    pub fn start_space_watch(self: &Rc<Core>) {
+        self.measure_space();
+        let core = self.clone();
+        let watch = async move {
+            loop {
+                match core.space_here.get() {
+                    Admission::All => core.short.wait().await,
+                    _ => ioring::sleep(SPACE_LOOK).await,
+                }
+                core.measure_space();
+            }
+        };
+        ioring::spawn(ioring::Queue::Background, "space", watch).detach();
     }
 
     /// Decides which writes are taken: on the replica's core, by the fullest grid of all.

@@ -216,6 +216,7 @@ impl Opening {
             applier: Applier::new(shards, limits, head.op, applied_time),
             space: Cell::default(),
             space_here: Cell::default(),
+            short: Event::new(),
             activity: Event::new(),
             keeper: Keeper::default(),
             scrubbers,
@@ -237,7 +238,7 @@ impl Opening {
         Reads::start(&core);
         Keeper::start(&core);
         Scrubbers::start(&core);
-        core.measure_space();
+        core.start_space_watch();
         core
     }
 }
