@@ -1,20 +1,23 @@
 //! The node as the simulator starts it: a directory made by `format`, and the server over it.
 //!
 //! [`node::server::serve`] is what a core runs in production. What surrounds it there, the control
-//! plane's thread and signals, is replaced by a task that asks it to stop when a life is to end in
-//! good order.
+//! plane's thread and signals, is replaced by a task on each core: it looks at what the core reports
+//! now and then, and asks the node to stop when a life is to end in good order.
 
+use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use ioring::sync::Event;
-use ioring::{Direct, Outbox, Queue, lane, spawn};
+use ioring::{Direct, Outbox, Queue, lane, select, spawn};
 use node::config::{Config, Cores, Idle, LogFormat};
 use node::connection::Limits;
 use node::control::Question;
+use node::metrics::Counter;
 use node::server::{First, Options, Part, Shared, StartError};
+use tokio::sync::oneshot;
 use vsr::format::{Configuration, FormatOptions};
 use wire::{ClusterId, ReplicaId};
 
@@ -76,32 +79,78 @@ impl Shape {
     }
 }
 
-/// What a core is started with, what stops the node, and the way to tell the core.
-pub type CorePart = (Part, Rc<Event>, Outbox<Question>);
+/// What looks at a node from within, and stops it.
+#[derive(Default)]
+pub struct Watch {
+    stop: Event,
+    stops: Cell<bool>,
+    /// Looks at a core, and scrub cycles that had come to their end at the last of them.
+    looks: Cell<u64>,
+    cycles: Cell<u64>,
+}
 
-/// The parts of a node that stops when `stop` is notified.
+impl Watch {
+    /// Stops the node in good order.
+    pub fn stop(&self) {
+        self.stops.set(true);
+        self.stop.notify();
+    }
+
+    /// How often a core was looked at, and how many scrubs it had finished at most.
+    #[must_use]
+    pub fn seen(&self) -> (u64, u64) {
+        (self.looks.get(), self.cycles.get())
+    }
+
+    /// Nothing damages the disks of these worlds, so a scrub that finds something is wrong, or the
+    /// node damaged it.
+    async fn look(&self, ask: &Outbox<Question>) {
+        let (answer, report) = oneshot::channel();
+        // It fails when the node ends first.
+        if ask.send(Question::Report(answer)).await.is_err() {
+            return;
+        }
+        let Ok(report) = report.await else { return };
+        let faults = report.metrics.get(Counter::ScrubFaults);
+        assert_eq!(faults, 0, "a scrub finds faults where there are none");
+        self.looks.set(self.looks.get() + 1);
+        self.cycles.set(self.cycles.get().max(report.metrics.get(Counter::ScrubCycles)));
+    }
+}
+
+/// What a core is started with, what watches the node, and the way to ask the core.
+pub type CorePart = (Part, Rc<Watch>, Outbox<Question>);
+
+/// The parts of a node that is watched, and stops when it is told to.
 #[must_use]
-pub fn parts(shape: Shape, stop: &Rc<Event>) -> Vec<CorePart> {
+pub fn parts(shape: Shape, watch: &Rc<Watch>) -> Vec<CorePart> {
     let (asks, questions): (Vec<_>, Vec<_>) = (0..shape.cores).map(|_| lane(1)).unzip();
     let first = First { http: address(0), serving: Box::new(|_| {}) };
     let parts = node::server::parts(&Shared::new(options(shape)), questions, first);
-    parts.into_iter().zip(asks).map(|(part, ask)| (part, stop.clone(), ask)).collect()
+    parts.into_iter().zip(asks).map(|(part, ask)| (part, watch.clone(), ask)).collect()
 }
 
 /// Serves until told to stop.
 ///
 /// # Errors
 /// Why it did not start.
-pub async fn serve((part, stop, ask): CorePart) -> Result<(), StartError> {
-    // Without the control plane nobody asks the others anything.
-    if part.is_first() {
-        let stopper = async move {
-            stop.wait().await;
-            // It fails when the node ends first.
-            drop(ask.send(Question::Stop).await);
-        };
-        spawn(Queue::Background, "stopper", stopper).detach();
-    }
+pub async fn serve((part, watch, ask): CorePart) -> Result<(), StartError> {
+    let is_first = part.is_first();
+    let watcher = async move {
+        loop {
+            select(watch.stop.wait(), ioring::sleep(SCRUB_CYCLE)).await;
+            let stops = watch.stops.get();
+            watch.look(&ask).await;
+            if stops && is_first {
+                // It fails when the node ends first.
+                drop(ask.send(Question::Stop).await);
+            }
+            if stops {
+                return;
+            }
+        }
+    };
+    spawn(Queue::Background, "watcher", watcher).detach();
     node::server::serve(part).await
 }
 

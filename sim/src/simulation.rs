@@ -26,7 +26,7 @@ use node::server::StartError;
 use crate::Violation;
 use crate::clients::{self, Plan};
 use crate::ledger::{Counts, Ledger, Survey};
-use crate::server::{self, Shape};
+use crate::server::{self, Shape, Watch};
 
 /// Clients that write at the same time.
 pub const CLIENTS: usize = 3;
@@ -89,6 +89,8 @@ pub struct Simulation {
     began: u64,
     /// When the node last ended.
     died: u64,
+    /// Scrubs that came to their end.
+    scrubs: u64,
 }
 
 /// A world in which every kind of delay happens.
@@ -140,7 +142,7 @@ impl Simulation {
         let hosts = (0..ledger.owners()).map(|owner| add(&format!("client {owner}"))).collect();
         let ledger = Rc::new(RefCell::new(ledger));
         let dice = Dice::new(seed, "flushes");
-        Simulation { world, node, shape, dice, hosts, ledger, began, died: began }
+        Simulation { world, node, shape, dice, hosts, ledger, began, died: began, scrubs: 0 }
     }
 
     /// The directory as it is now, between two lives.
@@ -154,6 +156,12 @@ impl Simulation {
     #[must_use]
     pub fn ledger(&self) -> Ledger {
         self.ledger.borrow().clone()
+    }
+
+    /// Scrubs that came to their end, in all lives so far.
+    #[must_use]
+    pub fn scrubs(&self) -> u64 {
+        self.scrubs
     }
 
     /// The world, for faults.
@@ -185,8 +193,8 @@ impl Simulation {
         if let End::Step(step, crash) = end {
             self.world.crash_at(self.node, step, crash);
         }
-        let stop = Rc::new(ioring::sync::Event::new());
-        let outcome = self.start(stop.clone());
+        let watch = Rc::new(Watch::default());
+        let outcome = self.start(&watch);
         let surveyed_at = self.survey()?;
         if surveyed_at.is_some() {
             if self.dice.chance(FLUSH_CHANCE) {
@@ -198,7 +206,7 @@ impl Simulation {
         match end {
             _ if crashed => {}
             End::Step(_, crash) | End::Work(crash) => self.world.crash(self.node, crash),
-            End::Stop => self.stop(&stop)?,
+            End::Stop => self.stop(&watch)?,
         }
         self.world.crash_never(self.node);
         self.died = self.time();
@@ -209,11 +217,16 @@ impl Simulation {
         }
         let steps = self.world.node_steps(self.node);
         self.ended_well(end, &outcome)?;
+        let (looks, cycles) = watch.seen();
+        self.scrubs += cycles;
+        if end == End::Stop && !crashed && looks == 0 {
+            return Err(Violation("nobody asked the node what its scrubs found".into()));
+        }
         Ok(Life { steps, surveyed_at, crashed })
     }
 
-    fn start(&mut self, stop: Rc<ioring::sync::Event>) -> Outcome<Result<(), StartError>> {
-        self.world.start(self.node, server::parts(self.shape, &stop), server::serve)
+    fn start(&mut self, watch: &Rc<Watch>) -> Outcome<Result<(), StartError>> {
+        self.world.start(self.node, server::parts(self.shape, watch), server::serve)
     }
 
     fn is_running(&self) -> bool {
@@ -282,8 +295,8 @@ impl Simulation {
         self.ledger.borrow_mut().violation.take().map_or(Ok(()), Err)
     }
 
-    fn stop(&mut self, stop: &ioring::sync::Event) -> Result<(), Violation> {
-        stop.notify();
+    fn stop(&mut self, watch: &Watch) -> Result<(), Violation> {
+        watch.stop();
         self.run_while_busy(&[self.node])
     }
 

@@ -17,7 +17,7 @@ use ioring::sim::{Config, NodeId, Status, World};
 use ioring::sync::Event;
 use node::topology::Topology;
 use sim::clients::Connection;
-use sim::server::{self, Shape};
+use sim::server::{self, Shape, Watch};
 use wire::slot_of_key;
 
 /// Shapes with more than one core.
@@ -66,8 +66,8 @@ where
             let (host, other): (NodeId, NodeId) =
                 (world.add_node("node"), world.add_node("clients"));
             world.run(host, server::format).unwrap().unwrap();
-            let stop = Rc::new(Event::new());
-            let results = world.start(host, server::parts(shape, &stop), server::serve);
+            let watch = Rc::new(Watch::default());
+            let results = world.start(host, server::parts(shape, &watch), server::serve);
             let address = SocketAddr::new(world.address(host), server::PORT);
             let shards = server::configuration().shard_count;
             let topology = Topology::new(shape.cores, shards, Some(shape.dedicated));
@@ -75,7 +75,7 @@ where
             let done = world.run(other, move || clients(Target { address, topology }));
             assert!(done.is_ok(), "{shape:?}, seed {seed}: {done:?}");
             assert_eq!(*world.status(host), Status::Running, "{shape:?}, seed {seed}");
-            stop.notify();
+            watch.stop();
             world.run_until(|world| *world.status(host) != Status::Running);
             let results = results.take().map(node::server::outcome);
             assert!(matches!(results, Some(Ok(()))), "{shape:?}, seed {seed}: {results:?}");

@@ -84,10 +84,20 @@ pub(crate) fn parts_with(
     cores: u16,
     settings: &[(&'static str, &str)],
 ) -> (Vec<Part>, Outbox<Question>) {
-    let (mut asks, questions): (Vec<_>, Vec<_>) = (0..cores).map(|_| lane(1)).unzip();
+    let (parts, mut asks) = parts_and_asks(address, cores, settings);
+    (parts, asks.swap_remove(0))
+}
+
+/// The same with the way to ask each core.
+pub(crate) fn parts_and_asks(
+    address: SocketAddr,
+    cores: u16,
+    settings: &[(&'static str, &str)],
+) -> (Vec<Part>, Vec<Outbox<Question>>) {
+    let (asks, questions): (Vec<_>, Vec<_>) = (0..cores).map(|_| lane(1)).unzip();
     let http = "127.0.0.1:1".parse().expect("this is an address");
     let first = First { http, serving: Box::new(|_| ()) };
     let parts =
         server::parts(&Shared::new(options(address, cores > 2, settings)), questions, first);
-    (parts, asks.swap_remove(0))
+    (parts, asks)
 }
