@@ -143,6 +143,12 @@ impl Checkpoint {
         self.op
     }
 
+    /// Blocks that it writes.
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
+        self.images.len() as u64
+    }
+
     /// Writes its blocks and makes them durable. The root is to be written to the superblock.
     pub async fn write(self) -> Root {
         let mut writes = VecDeque::new();

@@ -30,6 +30,7 @@
 //! that writes a sample of keys is read back. Any difference fails the run.
 
 pub(crate) mod cases;
+pub mod checkpoint;
 pub mod data;
 pub(crate) mod plan;
 pub mod soak;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use ioring::sync::Slots;
-use ioring::{Direct, Queue, Task, spawn};
+use ioring::{Direct, Instant, Queue, Task, spawn};
 use lsm::bar::{BarEnd, Limits, Schedule, Step, Weight};
 use lsm::block::Identity;
 use lsm::checkpoint::{self, Root};
@@ -56,6 +56,17 @@ pub struct Write<'a> {
 
 type Checkpointing = Task<(u64, Root)>;
 
+/// A checkpoint's time.
+#[derive(Debug, Clone, Copy)]
+pub struct Span {
+    /// It was triggered.
+    pub began: Instant,
+    /// It was durable.
+    pub durable: Instant,
+    /// Blocks that it wrote.
+    pub blocks: u64,
+}
+
 /// What a borrow of the storage reaches.
 pub struct Inner {
     /// The trees.
@@ -76,6 +87,7 @@ pub struct Store {
     grid: Rc<Grid>,
     inner: RefCell<Inner>,
     turn: Slots,
+    spans: Rc<RefCell<Vec<Span>>>,
 }
 
 fn limits(config: &Config) -> Limits {
@@ -115,7 +127,7 @@ impl Store {
         let version = forest.version();
         let inner = Inner { forest, schedule, op, version, written: op, checkpoint: None, durable };
         let (path, config, inner) = (path.to_owned(), config.clone(), RefCell::new(inner));
-        Ok(Store { path, config, grid, inner, turn: Slots::new(1) })
+        Ok(Store { path, config, grid, inner, turn: Slots::new(1), spans: Rc::default() })
     }
 
     /// The same data with an empty cache and empty memtables.
@@ -139,6 +151,12 @@ impl Store {
     #[must_use]
     pub fn stats(&self) -> GridStats {
         self.grid.stats()
+    }
+
+    /// When its checkpoints since the open were written, in order.
+    #[must_use]
+    pub fn spans(&self) -> Vec<Span> {
+        self.spans.borrow().clone()
     }
 
     /// Bytes of the blocks in use, those included that come free with the next checkpoints.
@@ -205,7 +223,13 @@ impl Store {
         let checkpoint = self.inner.borrow_mut().forest.bar_end(end, &[])?;
         if let Some(checkpoint) = checkpoint {
             self.wait_durable().await;
-            let write = async move { (checkpoint.op(), checkpoint.write().await) };
+            let (spans, began) = (Rc::clone(&self.spans), ioring::now());
+            let blocks = checkpoint.blocks();
+            let write = async move {
+                let durable = (checkpoint.op(), checkpoint.write().await);
+                spans.borrow_mut().push(Span { began, durable: ioring::now(), blocks });
+                durable
+            };
             let task = spawn(Queue::Background, "checkpoint", write);
             self.inner.borrow_mut().checkpoint = Some(task);
         }

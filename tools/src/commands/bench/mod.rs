@@ -1,5 +1,6 @@
 //! `quorate bench`: what a node, a disk, a network stack and the engine can do here.
 
+mod checkpoint;
 mod common;
 mod compare;
 mod compare_engines;
@@ -28,6 +29,7 @@ enum Bench {
     Engine(engine::Arguments),
     Net(net::Arguments),
     Soak(soak::Arguments),
+    Checkpoint(checkpoint::Arguments),
     Compare(Box<compare::Arguments>),
     EngineSide(engine_side::Arguments),
 }
@@ -39,6 +41,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         Bench::Engine(arguments) => engine::run(arguments),
         Bench::Net(arguments) => net::run(arguments),
         Bench::Soak(arguments) => soak::run(arguments),
+        Bench::Checkpoint(arguments) => checkpoint::run(arguments),
         Bench::Compare(arguments) => compare::run(arguments),
         Bench::EngineSide(_) => engine_side::run(),
     }
