@@ -18,10 +18,11 @@
 //! An item is named by address, offset and *checksum*: a block that was freed and written again
 //! never answers for its predecessor, and stale items need no invalidation; they age out.
 //!
-//! A hit clones a counted handle: no copy, no allocation. Evicting drops the cache's handle; the
-//! frame goes back to its pool when the last reader is done with it. Nothing that is stored depends
-//! on what is cached.
+//! A hit clones a counted handle, or only borrows it: no copy, no allocation. Evicting drops the
+//! cache's handle; the frame goes back to its pool when the last reader is done with it. Nothing
+//! that is stored depends on what is cached.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use ioring::{Buffer, BufferPool, ExtentPool, Frozen};
@@ -84,7 +85,6 @@ pub struct CacheStats {
 /// All classes of a shard's cache.
 pub(crate) struct Cache {
     classes: [Class; 2],
-    pub(crate) stats: CacheStats,
 }
 
 impl Cache {
@@ -104,7 +104,7 @@ impl Cache {
             ),
             Class::new(Frames::Extents(extents), units),
         ];
-        Cache { classes, stats: CacheStats::default() }
+        Cache { classes }
     }
 
     /// The class whose frames hold this many bytes of pages.
@@ -115,8 +115,9 @@ impl Cache {
         }
     }
 
+    /// An item, counted as asked for. Who keeps it longer than the borrow of the cache clones it.
     #[inline]
-    pub(crate) fn get(&mut self, class: FrameClass, key: &Key) -> Option<Frozen> {
+    pub(crate) fn get(&self, class: FrameClass, key: &Key) -> Option<&Frozen> {
         self.classes[class as usize].get(key)
     }
 
@@ -178,7 +179,7 @@ struct Item {
     key: Key,
     bytes: Option<Frozen>,
     units: u32,
-    frequency: u8,
+    frequency: Cell<u8>,
     /// Next item of the same hash bucket, or of the list of free items.
     next: u32,
 }
@@ -205,7 +206,7 @@ impl Class {
     fn new(frames: Frames, capacity: usize) -> Class {
         let item = |next| {
             let key = Key { address: 0, offset: 0, checksum: 0 };
-            Item { key, bytes: None, units: 0, frequency: 0, next }
+            Item { key, bytes: None, units: 0, frequency: Cell::new(0), next }
         };
         let last = capacity as u32 - 1;
         Class {
@@ -232,10 +233,10 @@ impl Class {
     }
 
     #[inline]
-    fn get(&mut self, key: &Key) -> Option<Frozen> {
-        let item = self.items.get_mut(self.find(key) as usize)?;
-        item.frequency = (item.frequency + 1).min(FREQUENCY_MAX);
-        item.bytes.clone()
+    fn get(&self, key: &Key) -> Option<&Frozen> {
+        let item = self.items.get(self.find(key) as usize)?;
+        item.frequency.set((item.frequency.get() + 1).min(FREQUENCY_MAX));
+        item.bytes.as_ref()
     }
 
     #[inline]
@@ -262,7 +263,8 @@ impl Class {
         assert!(at != NONE, "there is an item for each unit");
         let item = &mut self.items[at as usize];
         self.free = item.next;
-        *item = Item { key, bytes: Some(bytes), units, frequency: 0, next: self.buckets[bucket] };
+        let (frequency, next) = (Cell::new(0), self.buckets[bucket]);
+        *item = Item { key, bytes: Some(bytes), units, frequency, next };
         self.buckets[bucket] = at;
         if self.ghost.take(hash) {
             self.main.push_back(at);
@@ -284,7 +286,8 @@ impl Class {
             let units = item.units;
             *(if from_small { &mut self.units_small } else { &mut self.units_main }) -=
                 units as usize;
-            if item.frequency == 0 {
+            let frequency = item.frequency.get();
+            if frequency == 0 {
                 let hash = item.key.hash();
                 self.remove(at, hash);
                 if name == QueueName::Small {
@@ -293,7 +296,7 @@ impl Class {
                 return;
             }
             // Asked for since: from the small queue it is promoted, in the main one it stays.
-            item.frequency = if from_small { 0 } else { item.frequency - 1 };
+            item.frequency.set(if from_small { 0 } else { frequency - 1 });
             self.main.push_back(at);
             self.units_main += units as usize;
         }
@@ -444,7 +447,6 @@ mod tests {
             let pool = ExtentPool::new("test", UNIT_SIZE, 128 + 64);
             let mut cache = Cache {
                 classes: [class(4), Class::new(Frames::Extents(pool), 128)],
-                stats: CacheStats::default(),
             };
             let mut lens = HashMap::new();
             for (number, len) in steps {

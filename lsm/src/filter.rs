@@ -54,15 +54,47 @@ impl<'a> Filter<'a> {
     #[inline]
     #[must_use]
     pub fn may_contain(&self, hash: u64) -> bool {
+        self.probe(hash).may_pass()
+    }
+
+    /// What asking for the key with this hash comes to.
+    #[inline]
+    #[must_use]
+    pub(crate) fn probe(&self, hash: u64) -> Probe<'a> {
         let hash = murmur64(hash.wrapping_add(self.seed));
         let mask = self.segment_length - 1;
         let first = (u128::from(hash) * u128::from(self.segment_count_length)) >> 64;
         let h0 = first as u32;
         let h1 = (h0 + self.segment_length) ^ ((hash >> 18) as u32 & mask);
         let h2 = (h0 + 2 * self.segment_length) ^ (hash as u32 & mask);
-        let fingerprint = (hash ^ (hash >> 32)) as u8;
-        let [a, b, c] = [h0, h1, h2].map(|h| self.fingerprints[h as usize]);
-        fingerprint ^ a ^ b ^ c == 0
+        let expected = (hash ^ (hash >> 32)) as u8;
+        Probe { fingerprints: self.fingerprints, places: [h0, h1, h2], expected }
+    }
+}
+
+/// A question to a filter, to be asked when its memory has come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Probe<'a> {
+    fingerprints: &'a [u8],
+    places: [u32; 3],
+    expected: u8,
+}
+
+impl Probe<'_> {
+    /// Asks the processor for what the answer depends on.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        for place in self.places {
+            ioring::prefetch(&self.fingerprints[place as usize..=place as usize]);
+        }
+    }
+
+    /// False if the key is certainly not in the block.
+    #[inline]
+    #[must_use]
+    pub(crate) fn may_pass(&self) -> bool {
+        let [a, b, c] = self.places.map(|place| self.fingerprints[place as usize]);
+        self.expected ^ a ^ b ^ c == 0
     }
 }
 

@@ -37,7 +37,7 @@ mod read;
 mod scrub;
 mod stretch;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
@@ -120,6 +120,25 @@ impl IndexHandle {
     #[must_use]
     pub fn index(&self) -> Index<'_> {
         Index::view(&self.bytes).expect("verified when it was read")
+    }
+}
+
+/// See [`Grid::cached`].
+pub(crate) struct Cached<'g> {
+    cache: Ref<'g, Cache>,
+}
+
+impl Cached<'_> {
+    /// A table's index, if it is in the cache. It is not counted: see [`Grid::note_index`].
+    #[inline]
+    pub(crate) fn index(&self, table: &TableInfo) -> Option<Index<'_>> {
+        let bytes = self.index_bytes(&table.index)?;
+        Some(Index::view(bytes).expect("verified when it was read"))
+    }
+
+    #[inline]
+    fn index_bytes(&self, reference: &BlockReference) -> Option<&Frozen> {
+        self.cache.get(FrameClass::Extent, &read::index_key(reference))
     }
 }
 
@@ -230,7 +249,7 @@ impl Grid {
     /// What it has done so far.
     #[must_use]
     pub fn stats(&self) -> GridStats {
-        GridStats { cache: self.cache.borrow().stats, ..self.stats.get() }
+        self.stats.get()
     }
 
     fn count(&self, update: impl FnOnce(&mut GridStats)) {
@@ -244,15 +263,16 @@ impl Grid {
     #[must_use]
     pub fn try_page(&self, reference: &PageReference) -> Option<PageHandle> {
         let found = self.cached_page(reference);
-        let stats = &mut self.cache.borrow_mut().stats;
-        *(if found.is_some() { &mut stats.page_hits } else { &mut stats.page_misses }) += 1;
+        self.count(|GridStats { cache, .. }| {
+            *(if found.is_some() { &mut cache.page_hits } else { &mut cache.page_misses }) += 1;
+        });
         found
     }
 
     fn cached_page(&self, reference: &PageReference) -> Option<PageHandle> {
-        let mut cache = self.cache.borrow_mut();
+        let cache = self.cache.borrow();
         let class = cache.class_of_page(read::frame_len(reference));
-        let bytes = cache.get(class, &read::page_key(reference))?;
+        let bytes = cache.get(class, &read::page_key(reference))?.clone();
         Some(PageHandle { bytes })
     }
 
@@ -261,15 +281,28 @@ impl Grid {
     #[must_use]
     pub fn try_index(&self, table: &TableInfo) -> Option<IndexHandle> {
         let found = self.cached_index(&table.index);
-        let stats = &mut self.cache.borrow_mut().stats;
-        *(if found.is_some() { &mut stats.index_hits } else { &mut stats.index_misses }) += 1;
+        self.note_index(found.is_some());
         found
     }
 
     fn cached_index(&self, reference: &BlockReference) -> Option<IndexHandle> {
-        let key = read::index_key(reference);
-        let bytes = self.cache.borrow_mut().get(FrameClass::Extent, &key)?;
+        let bytes = self.cached().index_bytes(reference)?.clone();
         Some(IndexHandle { bytes })
+    }
+
+    /// The cache, to look at several indexes without a handle to each. While it is borrowed nothing
+    /// can come in: not across an await.
+    #[inline]
+    pub(crate) fn cached(&self) -> Cached<'_> {
+        Cached { cache: self.cache.borrow() }
+    }
+
+    /// Counts an index that a reader asked for, and whether it was there.
+    #[inline]
+    pub(crate) fn note_index(&self, found: bool) {
+        self.count(|GridStats { cache, .. }| {
+            *(if found { &mut cache.index_hits } else { &mut cache.index_misses }) += 1;
+        });
     }
 
     /// A buffer of a whole block; waits until one is free.

@@ -41,7 +41,7 @@ use crate::block::{
     BlockAddress, BlockFault, BlockReference, BlockType, Checksum, HEADER_SIZE, Header,
 };
 use crate::entry::Position;
-use crate::filter::Filter;
+use crate::filter::{Filter, Probe};
 use crate::page::PAGE_HEADER_SIZE;
 
 const SECTIONS_SIZE: usize = 32;
@@ -152,6 +152,15 @@ pub struct ValueBlock {
     pub keys: u32,
     /// Tombstones among them.
     pub tombstones: u32,
+}
+
+/// Where in a table a key is, if it is there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    /// Number of the value block.
+    pub(crate) block: usize,
+    /// What its filter is to be asked; none if it has no filter.
+    pub(crate) probe: Option<Probe<'a>>,
 }
 
 /// A verified index block, borrowed.
@@ -274,8 +283,8 @@ impl<'a> Index<'a> {
     }
 
     /// As [`Index::find`], for a key that the table's bounds are known to cover: those stand apart
-    /// from what a search reads, and comparing with them is two more cache misses.
-    /// None for a key that they do not cover, though not for all of them.
+    /// from what a search reads, and comparing with them is two more cache misses. None for a key
+    /// that they do not cover, though not for all of them.
     #[must_use]
     pub(crate) fn find_covered(
         &self,
@@ -283,14 +292,36 @@ impl<'a> Index<'a> {
         hash: u64,
         version_max: u64,
     ) -> Option<PageReference> {
+        let place = self.block_for(key, hash, version_max)?;
+        if place.probe.is_some_and(|probe| !probe.may_pass()) {
+            return None;
+        }
+        self.find_in(place.block, key, version_max)
+    }
+
+    /// The first step of that: the value block, and what to ask its filter.
+    #[inline]
+    #[must_use]
+    pub(crate) fn block_for(&self, key: &[u8], hash: u64, version_max: u64) -> Option<Place<'a>> {
         let target = Target::new(key, self.prefix_len, version_max)?;
         let block = self
             .blocks
             .partition_point(|record| self.not_after(record.page_first.get() as usize, &target));
-        let record = &self.blocks[block.saturating_sub(1)];
-        if self.filter_of(record).is_some_and(|filter| !filter.may_contain(hash)) {
-            return None;
-        }
+        let block = block.saturating_sub(1);
+        let probe = self.filter_of(&self.blocks[block]).map(|filter| filter.probe(hash));
+        Some(Place { block, probe })
+    }
+
+    /// The last step, once the filter has let the key pass: the page of the value block.
+    #[must_use]
+    pub(crate) fn find_in(
+        &self,
+        block: usize,
+        key: &[u8],
+        version_max: u64,
+    ) -> Option<PageReference> {
+        let record = &self.blocks[block];
+        let target = Target::new(key, self.prefix_len, version_max)?;
         let (first, count) = (record.page_first.get() as usize, record.page_count.get() as usize);
         let page = self.search(first + 1, first + count, &target) - 1;
         Some(page_reference(record, &self.pages[page]))
