@@ -77,6 +77,8 @@ pub struct Options {
     pub unapplied_bytes_max: u64,
     /// The same for the expiry tree's memtable.
     pub unapplied_expiry_bytes_max: u64,
+    /// The same for that of indexes: nothing where no request makes entries of indexes.
+    pub unapplied_index_bytes_max: u64,
 }
 
 impl Options {
@@ -87,6 +89,7 @@ impl Options {
             memtable_bytes_max,
             unapplied_bytes_max: memtable_bytes_max,
             unapplied_expiry_bytes_max: memtable_bytes_max,
+            unapplied_index_bytes_max: 0,
         }
     }
 }
@@ -159,6 +162,10 @@ pub struct Stats {
     pub runs: u64,
     /// Entries of a hundred that are dead, in the tree of objects; estimated.
     pub dead_percent: u64,
+    /// Entries in the tables of each tree, in the order of [`Tree::ALL`]; every version counts.
+    pub tree_entries: [u64; Tree::ALL.len()],
+    /// Bytes of keys and values in them.
+    pub tree_bytes: [u64; Tree::ALL.len()],
 }
 
 /// A key that something will soon be done with; see [`Forest::prefetch_slot`].
@@ -241,8 +248,9 @@ pub struct Forest {
     bars_to_drop: u32,
     /// Whether the bar began with so little space that deletes were refused: nothing expires in it.
     expiry_paused: bool,
-    /// Scratch for the expiry tree's keys.
+    /// Scratch for the keys of the trees of deadlines and of indexes.
     expiry_key: Vec<u8>,
+    index_key: Vec<u8>,
 }
 
 impl Forest {
@@ -333,6 +341,7 @@ impl Forest {
             bars_to_drop: 0,
             expiry_paused: false,
             expiry_key: Vec::new(),
+            index_key: Vec::new(),
         }
     }
 
@@ -390,11 +399,12 @@ impl Forest {
         self.generations.set(table, generation, version);
         // The horizon has to pass it even if nothing is written any more.
         self.version = self.version.max(version);
-        let is_dead = |table: &TableInfo| {
-            self.generations.are_all_dead(Tree::Objects, &table.key_min, &table.key_max)
+        let has_dead = |tree: &Tree| {
+            let mut tables = self.trees[tree.index()].manifest.tables();
+            let (dead, tree) = (&self.generations, *tree);
+            tables.any(|(_, table)| dead.are_all_dead(tree, &table.key_min, &table.key_max))
         };
-        let mut tables = self.trees[Tree::Objects.index()].manifest.tables();
-        if tables.any(|(_, table)| is_dead(table)) {
+        if Tree::ALL.iter().any(has_dead) {
             self.bars_to_drop = BARS_UNTIL_DROPPED;
         }
     }
@@ -780,7 +790,14 @@ impl Forest {
         let runs = self.trees.iter().map(|tree| tree.manifest.sorted_runs().count() as u64).sum();
         let objects = &self.trees[Tree::Objects.index()].manifest;
         let dead_percent = objects.census().dead_percent().unwrap_or(0);
-        Stats { work, debt, runs, dead_percent, ..self.stats }
+        let sum = |of: fn(&TableInfo) -> u64| {
+            Tree::ALL.map(|tree| {
+                let tables = self.trees[tree.index()].manifest.tables();
+                tables.map(|(_, table)| of(table)).sum()
+            })
+        };
+        let (tree_entries, tree_bytes) = (sum(|t| t.entries), sum(|t| t.value_bytes));
+        Stats { work, debt, runs, dead_percent, tree_entries, tree_bytes, ..self.stats }
     }
 
     /// What its caches have answered since the open.
@@ -847,6 +864,7 @@ mod compaction_tests;
 pub(crate) mod harness;
 #[cfg(test)]
 mod proof;
+mod reindex;
 #[cfg(test)]
 mod row_tests;
 mod space;

@@ -27,6 +27,7 @@
 //! lookup, scan    point and range reads, in memory or as plans that wait for the disk
 //! rows            copies of rows found in tables: one probe when they are asked for again
 //! expiry          the tree of deadlines
+//! secondary       the tree of indexes: keys of its entries
 //! checkpoint      the durable root of a shard, and opening from it
 //! scrub           reads every live block in turn while the shard serves
 //! verify          reads every live block and reports what is wrong
@@ -112,6 +113,7 @@ mod rows;
 mod sample;
 pub mod scan;
 pub mod scrub;
+pub mod secondary;
 pub mod table;
 pub mod tree;
 pub mod verify;

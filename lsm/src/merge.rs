@@ -54,7 +54,7 @@ impl Generations {
     /// may be cut short.
     pub(crate) fn all_live(&self, tree: Tree, first: &[u8], last: &[u8]) -> bool {
         self.live.is_empty()
-            || (tree == Tree::Objects
+            || (tree != Tree::Expiry
                 && Prefix::of(first).is_some_and(|prefix| {
                     Prefix::of(last).is_some_and(|other| other == prefix)
                         && !self.is_dead(tree, first)
@@ -67,14 +67,15 @@ impl Generations {
             return false;
         }
         let object_key = match tree {
-            Tree::Objects => Some(key),
+            Tree::Objects | Tree::Indexes => Some(key),
             Tree::Expiry => expiry::decode(key).map(|(_, object_key)| object_key),
         };
         let Some(prefix) = object_key.and_then(Prefix::of) else { return false };
         self.live.get(&prefix.table).is_some_and(|(live, _)| prefix.generation < *live)
     }
 
-    /// The stretches of objects' keys that are dead, ascending: each from a key, and before another.
+    /// The stretches of keys that are dead in the trees of objects and of indexes, ascending: each
+    /// from a key, and before another.
     pub(crate) fn dead_stretches(&self) -> impl Iterator<Item = ([u8; 9], [u8; 9])> {
         self.live.iter().map(|(&table, &(live, _))| {
             let bound = |generation| Prefix { table, generation, kind: 0 }.to_bytes();
@@ -85,7 +86,7 @@ impl Generations {
     /// Whether every key from the first to the last belongs to dead generations: keys are ordered
     /// by table, then generation.
     pub(crate) fn are_all_dead(&self, tree: Tree, first: &[u8], last: &[u8]) -> bool {
-        if tree != Tree::Objects {
+        if tree == Tree::Expiry {
             return false;
         }
         let (Some(first), Some(last)) = (Prefix::of(first), Prefix::of(last)) else { return false };

@@ -23,16 +23,29 @@ pub enum Tree {
     Objects = 1,
     /// Deadlines: (deadline, key) → nothing; see [`crate::expiry`].
     Expiry = 2,
+    /// Where objects stand in indexes: (table, index, secondary key, object) → nothing; see
+    /// [`crate::secondary`].
+    Indexes = 3,
 }
 
 impl Tree {
     /// All trees, in the order in which everything is done for them.
-    pub const ALL: [Tree; 2] = [Tree::Objects, Tree::Expiry];
+    pub const ALL: [Tree; 3] = [Tree::Objects, Tree::Expiry, Tree::Indexes];
 
     /// Number of the tree in blocks and logs.
     #[must_use]
     pub fn id(self) -> TreeId {
         TreeId(self as u8)
+    }
+
+    /// What people call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Tree::Objects => "objects",
+            Tree::Expiry => "expiry",
+            Tree::Indexes => "indexes",
+        }
     }
 
     /// The tree of a number.

@@ -13,6 +13,7 @@ use crate::metrics::Snapshot;
 use crate::metrics::text::Gauge;
 use lsm::cache::CacheStats;
 use lsm::forest::Stats;
+use lsm::tree::Tree;
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -315,6 +316,15 @@ pub fn gauges(phase: Phase, reports: &[CoreReport]) -> Vec<Gauge> {
         ),
     ];
     gauges.extend(of_compaction(reports));
+    gauges.extend([
+        of_trees(
+            "tree_entries",
+            "Entries in the tables of a tree, superseded versions and tombstones included.",
+            reports,
+            |stats| stats.tree_entries,
+        ),
+        of_trees("tree_bytes", "Bytes of keys and values in them.", reports, |s| s.tree_bytes),
+    ]);
     gauges
 }
 
@@ -413,6 +423,21 @@ fn of_caches(
     Gauge { name, help, values: values.collect() }
 }
 
+/// A number of each tree of each shard.
+fn of_trees(
+    name: &'static str,
+    help: &'static str,
+    reports: &[CoreReport],
+    values: fn(&Stats) -> [u64; Tree::ALL.len()],
+) -> Gauge {
+    let shards = reports.iter().flat_map(|report| &report.shards);
+    let values = shards.flat_map(|shard| {
+        let label = |tree: Tree| format!("shard=\"{}\",tree=\"{}\"", shard.shard, tree.name());
+        Tree::ALL.map(label).into_iter().zip(values(&shard.compaction))
+    });
+    Gauge { name, help, values: values.collect() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -433,7 +458,11 @@ mod tests {
                 grid_blocks_free: 1000,
                 grid_blocks_reserved: 3,
                 scrub: ScrubReport::default(),
-                compaction: Stats { blocks_moved: 5, ..Default::default() },
+                compaction: Stats {
+                    blocks_moved: 5,
+                    tree_entries: [4, 3, 2],
+                    ..Default::default()
+                },
                 cache: CacheReport { page_hits: 8, index_misses: 2, ..CacheReport::default() },
             }],
             replica: Some(ReplicaReport {
@@ -501,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn caches_are_counted_by_kind() {
+    fn caches_and_trees_are_counted_by_kind() {
         let text =
             crate::metrics::text::write(&Snapshot::default(), &gauges(Phase::Serving, &[report()]));
         for line in [
@@ -510,6 +539,9 @@ mod tests {
             "quorate_cache_misses_total{shard=\"0\",kind=\"index\"} 2",
             "quorate_cache_misses_total{shard=\"0\",kind=\"row\"} 0",
             "# TYPE quorate_memtable_bytes gauge",
+            "quorate_tree_entries{shard=\"0\",tree=\"objects\"} 4",
+            "quorate_tree_entries{shard=\"0\",tree=\"indexes\"} 2",
+            "# TYPE quorate_tree_bytes gauge",
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is not in {text}");
         }

@@ -608,7 +608,7 @@ impl<'p> Plan<'p> {
     /// and so of generations: its dead tables stand together, and are found without a look at the
     /// others.
     fn drop_dead(&self) -> Option<Job> {
-        if self.tree != Tree::Objects {
+        if self.tree == Tree::Expiry {
             return None;
         }
         let mut inputs = Vec::new();

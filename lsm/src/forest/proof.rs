@@ -77,6 +77,7 @@ struct Tally {
     scans_late: u64,
     checks: u64,
     model_versions: u64,
+    index_entries: u64,
 }
 
 /// What outlives the process that is crashed.
@@ -107,6 +108,15 @@ impl Proof {
             rotten: RefCell::default(),
             tally: RefCell::default(),
         }
+    }
+
+    /// Brings the indexes in step with the write just done; gives the bytes that takes at most.
+    fn reindex(&self, driver: &mut Driver, key: &[u8], version: u64, lives: bool) -> u64 {
+        if !self.shape.indexed {
+            return 0;
+        }
+        let before = self.model.borrow().version_of(key, version - 1);
+        indexes::reindex(&mut driver.forest, key, before, (version, lives))
     }
 
     fn count(&self, change: impl FnOnce(&mut Tally)) {
@@ -191,17 +201,19 @@ impl Run {
                     let key = proof.shape.key(number, self.generation);
                     driver.forest.put(&key, at, &value_of(len as u32, at, len), deadline);
                     weight.memtable_bytes += entry_bytes(&key, len, deadline);
+                    weight.memtable_bytes += proof.reindex(driver, &key, at, true);
                 }
                 Change::Delete { number } => {
                     let key = proof.shape.key(number, self.generation);
                     driver.forest.delete(&key, at);
                     weight.memtable_bytes += entry_bytes(&key, 0, DEADLINE_NONE);
+                    weight.memtable_bytes += proof.reindex(driver, &key, at, false);
                 }
                 Change::Pulse => {
-                    let expired = expire(driver, at).await;
+                    let expired = expire(&proof, driver, at).await;
                     proof.count(|tally| tally.expired += expired);
                     // The most that it can delete.
-                    weight.effects_bytes = proof.shape.config.value_size_max.into();
+                    weight.effects_bytes = 2 * u64::from(proof.shape.config.value_size_max);
                 }
                 Change::Flush => {
                     (self.generation, self.flushed) = (self.generation + 1, at);
@@ -273,7 +285,7 @@ fn entry_bytes(key: &[u8], len: usize, deadline: u64) -> u64 {
 }
 
 /// A pulse, as a shard does it.
-async fn expire(driver: &mut Driver, now: u64) -> u64 {
+async fn expire(proof: &Proof, driver: &mut Driver, now: u64) -> u64 {
     let mut walk = driver.forest.due(now);
     let mut found: Vec<Due> = Vec::new();
     loop {
@@ -298,6 +310,7 @@ async fn expire(driver: &mut Driver, now: u64) -> u64 {
         };
         if deadline == Some(due.deadline) {
             driver.forest.delete(&due.key, version);
+            proof.reindex(driver, &due.key, version, false);
         }
         driver.forest.delete_due(due, version);
     }
@@ -388,6 +401,7 @@ impl Tally {
         self.scans += other.scans;
         self.scans_late += other.scans_late;
         self.checks += other.checks;
+        self.index_entries += other.index_entries;
         self.model_versions = self.model_versions.max(other.model_versions);
     }
 }
@@ -401,10 +415,12 @@ impl fmt::Display for Tally {
         write!(f, "{} flushes, {} expired; ", self.flushes, self.expired)?;
         write!(f, "{} reads ({} moved, ", self.reads, self.moved)?;
         write!(f, "{} unreadable), {} scans ", self.unreadable, self.scans)?;
-        write!(f, "({} too late), {} whole checks", self.scans_late, self.checks)
+        write!(f, "({} too late), {} whole checks, ", self.scans_late, self.checks)?;
+        write!(f, "{} entries of indexes", self.index_entries)
     }
 }
 
+mod indexes;
 mod log;
 mod model;
 mod readers;

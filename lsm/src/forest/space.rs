@@ -117,7 +117,7 @@ impl Forest {
         };
         let mutable = Tree::ALL.iter().map(flush).sum();
         let (free, must) = self.free_and_must(self.grid.is_host_full());
-        space(&self.config, free, must, mutable)
+        space(&self.config, free, must, mutable, self.merging_trees())
     }
 
     /// Sees to it that the file has the blocks that a look at the space counts on, and that deletes
@@ -143,12 +143,12 @@ impl Forest {
 
     /// Bytes that may be admitted and not be in memtables yet. Where the host is full puts are
     /// about to be refused, or are: what is in flight are deletes, and few.
-    fn unapplied(&self, host_full: bool) -> (u64, u64) {
+    fn unapplied(&self, host_full: bool) -> [u64; Tree::ALL.len()] {
         let few = 2 * self.config.memtable_bytes / 16;
-        let options = &self.options;
+        let all = unapplied_max(&self.options);
         match host_full {
-            true => (few, few),
-            false => (options.unapplied_bytes_max, options.unapplied_expiry_bytes_max),
+            true => [few, few, few.min(all[Tree::Indexes.index()])],
+            false => all,
         }
     }
 
@@ -156,11 +156,17 @@ impl Forest {
     /// be used.
     #[must_use]
     pub fn space_empty(config: &Config, options: Options) -> Space {
-        let unapplied = (options.unapplied_bytes_max, options.unapplied_expiry_bytes_max);
-        let must = must(config, unapplied, &ManifestLog::new(config));
+        let must = must(config, unapplied_max(&options), &ManifestLog::new(config));
         let mutable = plan::flush_blocks_max(config, config.memtable_bytes);
         // The header block is none of them.
-        space(config, config.grid_blocks_max - 1, must, mutable)
+        space(config, config.grid_blocks_max - 1, must, mutable, MERGING_ALWAYS)
+    }
+
+    /// Trees that a merge is kept room for: one that has no table has nothing to merge. Objects and
+    /// deadlines count always, so that what a grid takes does not shrink with its first tables.
+    fn merging_trees(&self) -> u64 {
+        let indexes = &self.trees[Tree::Indexes.index()].manifest;
+        MERGING_ALWAYS + u64::from(indexes.tables().next().is_some())
     }
 
     /// The space at a bar's start, before the flushes are reserved, as if they were.
@@ -214,7 +220,7 @@ impl Forest {
             beyond -= if fits { least } else { 0 };
             fits
         });
-        let space = space(&self.config, free, must, 0);
+        let space = space(&self.config, free, must, 0, self.merging_trees());
         if space.allows_puts() {
             let bar = plan::flush_blocks_max(&self.config, self.config.memtable_bytes);
             beyond = beyond.min(free.saturating_sub(space.reserve_puts() + bar));
@@ -238,19 +244,27 @@ impl Forest {
     }
 }
 
+/// The trees of objects and of deadlines.
+const MERGING_ALWAYS: u64 = 2;
+
 fn flush_of(config: &Config, memtable: &Memtable, large: Large) -> u64 {
     plan::flush_blocks(config, memtable.bytes() as u64, large)
 }
 
+/// Bytes that may be admitted and not be in the memtable of each tree.
+fn unapplied_max(options: &Options) -> [u64; Tree::ALL.len()] {
+    let Options { unapplied_bytes_max, unapplied_expiry_bytes_max, .. } = *options;
+    [unapplied_bytes_max, unapplied_expiry_bytes_max, options.unapplied_index_bytes_max]
+}
+
 /// What cannot wait and is not in a memtable yet.
-fn must(config: &Config, unapplied: (u64, u64), manifest_log: &ManifestLog) -> u64 {
-    let flushes =
-        plan::flush_blocks_max(config, unapplied.0) + plan::flush_blocks_max(config, unapplied.1);
+fn must(config: &Config, unapplied: [u64; Tree::ALL.len()], manifest_log: &ManifestLog) -> u64 {
+    let flushes: u64 = unapplied.iter().map(|&bytes| plan::flush_blocks_max(config, bytes)).sum();
     flushes + checkpoint::blocks_max(config, manifest_log)
 }
 
-fn space(config: &Config, free: u64, must: u64, mutable: u64) -> Space {
-    let merges = Tree::ALL.len() as u64 * plan::merge_blocks_least(config);
+fn space(config: &Config, free: u64, must: u64, mutable: u64, trees: u64) -> Space {
+    let merges = trees * plan::merge_blocks_least(config);
     // A bar of them, before space has to come back.
     let deletes = plan::flush_blocks_max(config, config.memtable_bytes);
     Space { free, must, mutable, merges, deletes }

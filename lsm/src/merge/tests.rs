@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::entry::Payload;
+use crate::secondary::{self, Place};
 use crate::{key, testing};
 
 type Versions = BTreeMap<(u8, Reverse<u64>), bool>;
@@ -93,7 +94,7 @@ proptest! {
 }
 
 #[test]
-fn a_dead_generation_is_dropped_in_both_trees_once_the_horizon_is_past_it() {
+fn a_dead_generation_is_dropped_in_all_trees_once_the_horizon_is_past_it() {
     let mut generations = Generations::default();
     generations.set(7, 3, 100);
     let of = |generation| key::encode(key::Prefix { table: 7, generation, kind: 0 }, b"k", b"");
@@ -102,6 +103,14 @@ fn a_dead_generation_is_dropped_in_both_trees_once_the_horizon_is_past_it() {
     let as_of = generations.as_of(100);
     assert!(as_of.is_dead(Tree::Objects, &of(2)) && as_of.is_dead(Tree::Expiry, &expiry_key));
     assert!(!as_of.is_dead(Tree::Objects, &of(3)));
+    let mut index_key = Vec::new();
+    for generation in [2, 3] {
+        let place = Place { index: 200, key: b"under" };
+        secondary::encode_into(&mut index_key, &of(generation), place);
+        assert_eq!(as_of.is_dead(Tree::Indexes, &index_key), generation < 3);
+        let all = as_of.are_all_dead(Tree::Indexes, &index_key, &index_key);
+        assert_eq!(all, generation < 3);
+    }
     assert!(!generations.as_of(99).is_dead(Tree::Objects, &of(2)));
     let mut filter = Filter::new(Tree::Objects, 100, as_of, Below::default());
     assert!(!filter.keep(&entry(&of(2), 200, true)));

@@ -100,6 +100,7 @@ pub fn options(configuration: &Configuration) -> Options {
         memtable_bytes_max: bar_limits(configuration).memtable_bytes_max,
         unapplied_bytes_max: bound.objects + pulse,
         unapplied_expiry_bytes_max: bound.expiry + pulse,
+        unapplied_index_bytes_max: 0,
     }
 }
 

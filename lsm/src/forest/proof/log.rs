@@ -68,6 +68,8 @@ pub(super) struct Shape {
     heavy: u64,
     /// Whether blocks rot. Then nothing expires: a pulse could not be done without what it reads.
     pub(super) rots: bool,
+    /// Whether objects stand in indexes.
+    pub(super) indexed: bool,
 }
 
 /// Nothing in one of three shapes, else anything up to the most.
@@ -101,6 +103,7 @@ impl Shape {
             flushes: rate(dice, 400),
             heavy: rate(dice, 100_000),
             rots,
+            indexed: dice.coin(),
         }
     }
 

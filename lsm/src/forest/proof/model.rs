@@ -128,6 +128,12 @@ impl Model {
         Some(OwnedEntry { version, deadline, value_len: value.len() as u64, value })
     }
 
+    /// The version that a point read gives, without its value.
+    pub(super) fn version_of(&self, key: &[u8], snapshot: u64) -> Option<u64> {
+        assert!(snapshot >= self.forgotten, "the model has forgotten");
+        self.seen(key, snapshot).filter(|seen| seen.len.is_some()).map(|seen| seen.version)
+    }
+
     /// What an ascending scan gives.
     pub(super) fn rows(&self, range: &Range, snapshot: u64) -> Vec<Row> {
         assert!(snapshot >= self.forgotten, "the model has forgotten");

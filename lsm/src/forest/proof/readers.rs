@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 
 use ioring::sim::Dice;
 
+use super::indexes;
 use super::log::{Shape, TABLE};
 use super::model::{Model, Row};
 use super::{Proof, Tally};
@@ -202,6 +203,7 @@ impl Readers {
                     }
                 }
             }
+            indexes::check(proof, forest, snapshot).await;
             for direction in [Direction::Ascending, Direction::Descending] {
                 let mut scan = {
                     let model = proof.model.borrow();

@@ -88,6 +88,7 @@ fn model_tiny() {
         assert!(total.checkpoints > 100 && total.crashes_power > 20, "{total}");
         assert!(total.reads > 10_000 && total.scans > 100 && total.flushes > 0, "{total}");
         assert!(total.expired > 0 && total.unreadable > 0 && total.scans_late > 0, "{total}");
+        assert!(total.index_entries > 10_000, "{total}");
     }
 }
 

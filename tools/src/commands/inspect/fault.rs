@@ -84,9 +84,5 @@ impl fmt::Display for Fault {
 
 /// What a tree is called on the command line.
 pub(crate) fn tree_name(tree: TreeId) -> &'static str {
-    match Tree::from_id(tree) {
-        Some(Tree::Objects) => "objects",
-        Some(Tree::Expiry) => "expiry",
-        None => "unknown",
-    }
+    Tree::from_id(tree).map_or("unknown", Tree::name)
 }

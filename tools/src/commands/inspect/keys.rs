@@ -5,7 +5,7 @@ use lsm::entry::{DEADLINE_NONE, Level, TreeId};
 use lsm::inspect::{EntryView, ValueView, entries};
 use lsm::table::TableInfo;
 use lsm::tree::Tree;
-use lsm::{expiry, key};
+use lsm::{expiry, key, secondary};
 use serde_json::{Value, json};
 
 use super::Shards;
@@ -101,6 +101,17 @@ pub(super) fn key_text(tree: TreeId, encoded: &[u8]) -> String {
             None => format!("malformed {}", encoded.escape_ascii()),
         };
     }
+    if Tree::from_id(tree) == Some(Tree::Indexes) {
+        let mut object = Vec::new();
+        return match key::decode(encoded) {
+            Ok(decoded) if secondary::object_key_into(&mut object, encoded) => {
+                let (index, under) = (decoded.prefix.kind, decoded.user_key());
+                let under = under.escape_ascii();
+                format!("index {index} \"{under}\": {}", object_text(&object))
+            }
+            _ => format!("malformed {}", encoded.escape_ascii()),
+        };
+    }
     object_text(encoded)
 }
 
@@ -144,8 +155,10 @@ fn render(tree: TreeId, entry: &EntryView) -> String {
 }
 
 fn to_json(shard: u16, level: Level, table: &TableInfo, entry: &EntryView) -> Value {
+    let mut object = Vec::new();
     let object_key = match Tree::from_id(table.tree) {
         Some(Tree::Expiry) => expiry::decode(&entry.key).map_or(&[][..], |(_, key)| key),
+        Some(Tree::Indexes) if secondary::object_key_into(&mut object, &entry.key) => &object,
         _ => &entry.key,
     };
     let decoded = key::decode(object_key).ok();
