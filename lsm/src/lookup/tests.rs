@@ -117,6 +117,47 @@ fn a_cold_read_costs_one_page_and_a_miss_none() {
     world.run(node, main).unwrap();
 }
 
+/// With more runs than are looked at together, each key is found in whichever it is; and where all
+/// is in memory, memory says so, of keys that are there and of those that are not.
+#[test]
+fn a_key_is_found_in_any_of_many_runs() {
+    let config = Config {
+        cache_bytes: 16 << 20,
+        level0_runs_max: 16,
+        growth_factor: 16,
+        memtable_bytes: 128 << 10,
+        ..config()
+    };
+    let mut world = World::new(74, SimConfig::default());
+    let node = world.add_node("store");
+    let main = move || {
+        let config = config.clone();
+        async move {
+            let driver = cold(&config, KEYS).await;
+            let runs = driver.forest.trees[Tree::Objects.index()].manifest.sorted_runs().count();
+            assert!(runs > super::TOGETHER + 1, "{runs} runs");
+            // In the order in which they were written: what came behind the last checkpoint is
+            // not there.
+            let keys = || (0..KEYS).map(|n| n * 7919 % KEYS * 2);
+            let (found, _) = read(&driver, keys()).await;
+            assert!(found > u64::from(KEYS) * 9 / 10, "{found} found in {runs} runs");
+            read(&driver, keys().map(|key| key + 1)).await;
+            for (number, key) in keys().chain(keys().map(|key| key + 1)).enumerate() {
+                let key = harness::key_of(key);
+                let forest = &driver.forest;
+                let looked = forest.get_cached(Tree::Objects, &key, u64::MAX, Want::Value, |_| ());
+                let is_right = match looked {
+                    crate::lookup::Lookup::Found(()) => (number as u64) < found,
+                    crate::lookup::Lookup::Absent => number as u64 >= found,
+                    crate::lookup::Lookup::NeedsRead(_) => false,
+                };
+                assert!(is_right, "key {number} in {runs} runs: {looked:?}");
+            }
+        }
+    };
+    world.run(node, main).unwrap();
+}
+
 /// Rows, pages and indexes are counted where they are asked for.
 #[test]
 fn caches_count_what_they_answer() {
