@@ -22,8 +22,8 @@
 //! what the disk holds is unknown, and no retry can make it true.
 //!
 //! **Growing.** The file grows by extents, before a write needs the space ([`growth`]). A crash
-//! during growth leaves a longer file, whose length means nothing: what is in use stands in the free
-//! set.
+//! during growth leaves a longer file, whose length means nothing: what is in use stands in the
+//! free set.
 //!
 //! **Space.** The grid owns the free set; [`Grid::space`] is what `no_space` is decided from.
 //!

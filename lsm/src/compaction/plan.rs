@@ -604,9 +604,9 @@ impl<'p> Plan<'p> {
         self.setting.dead.are_all_dead(self.tree, &table.key_min, &table.key_max)
     }
 
-    /// Drops tables that hold nothing but keys of dead generations. Each run is in the order of keys
-    /// and so of generations: its dead tables stand together, and are found without a look at the
-    /// others.
+    /// Drops tables that hold nothing but keys of dead generations. Each run is in the order of
+    /// keys and so of generations: its dead tables stand together, and are found without a look at
+    /// the others.
     fn drop_dead(&self) -> Option<Job> {
         if self.tree == Tree::Expiry {
             return None;

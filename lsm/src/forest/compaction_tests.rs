@@ -1,5 +1,5 @@
-//! What compaction saves, and what it keeps bounded. Each of these tests fails when what it is about
-//! is switched off.
+//! What compaction saves, and what it keeps bounded. Each of these tests fails when what it is
+//! about is switched off.
 
 use std::future::Future;
 use std::path::Path;
@@ -203,8 +203,8 @@ fn tables_of_the_last_level_are_twice_as_large() {
     });
 }
 
-/// However often keys are written again, what is dead is given back in time: with levels that hold so
-/// many runs that none is ever full, nothing but the census asks for it.
+/// However often keys are written again, what is dead is given back in time: with levels that hold
+/// so many runs that none is ever full, nothing but the census asks for it.
 #[test]
 fn dead_versions_are_bounded() {
     run(|| async {
