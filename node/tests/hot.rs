@@ -1,5 +1,5 @@
-//! A node of eight shards of which one takes all the traffic: every key has the same `{tag}`. It has
-//! one core, or three of which one has the replica and no shards.
+//! A node of eight shards of which one takes all the traffic: every key has the same `{tag}`. It
+//! has one core, or three of which one has the replica and no shards.
 //!
 //! Bars end on all shards together, so the hot shard decides when, and the cold ones have to end
 //! theirs with nothing written. What is asked of the node, all the while clients write:

@@ -1,8 +1,8 @@
 //! The node as the simulator starts it: a directory made by `format`, and the server over it.
 //!
 //! [`node::server::serve`] is what a core runs in production. What surrounds it there, the control
-//! plane's thread and signals, is replaced by a task on each core: it looks at what the core reports
-//! now and then, and asks the node to stop when a life is to end in good order.
+//! plane's thread and signals, is replaced by a task on each core: it looks at what the core
+//! reports now and then, and asks the node to stop when a life is to end in good order.
 
 use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -2,18 +2,18 @@
 //!
 //! 1. Every key is written once.
 //! 2. *The most.* Keys are overwritten as fast as it goes, for a tenth of the time.
-//! 3. The same at a share of that rate, in an open loop: an op is due at its moment, and its latency
-//!    counts from there. Each is kept with the time at which it ended.
-//! 4. Afterwards each is put to the checkpoint it has to do with: *during* is what overlaps the time
-//!    from a checkpoint's trigger to its being durable; *before* and *after* are what ended within
-//!    [`WINDOW`] of that time; all others are *apart*. So the four are of the same run, data and
-//!    disk, and differ in nothing but the checkpoint.
+//! 3. The same at a share of that rate, in an open loop: an op is due at its moment, and its
+//!    latency counts from there. Each is kept with the time at which it ended.
+//! 4. Afterwards each is put to the checkpoint it has to do with: *during* is what overlaps the
+//!    time from a checkpoint's trigger to its being durable; *before* and *after* are what ended
+//!    within [`WINDOW`] of that time; all others are *apart*. So the four are of the same run, data
+//!    and disk, and differ in nothing but the checkpoint.
 //!
-//! A checkpoint is made of few blocks: the manifest log's new ones, the free set's, the owner's, the
-//! root. They are written in the background, four at a time, and then the file is synced, which
-//! takes as long as the disk needs for all that merges have written and it has not taken yet. Nothing
-//! waits for it but the end of the bar after. That is its whole pace, and this command shows whether
-//! it is enough.
+//! A checkpoint is made of few blocks: the manifest log's new ones, the free set's, the owner's,
+//! the root. They are written in the background, four at a time, and then the file is synced, which
+//! takes as long as the disk needs for all that merges have written and it has not taken yet.
+//! Nothing waits for it but the end of the bar after. That is its whole pace, and this command
+//! shows whether it is enough.
 
 use std::path::Path;
 use std::rc::Rc;
