@@ -205,7 +205,7 @@ fn little_of_a_grid_is_kept_free() {
     let config = Config::standard();
     let options = super::Options::standard(28 << 20);
     let space = super::Forest::space_empty(&config, options);
-    let mib = space.reserve_puts() * u64::from(config.block_size) >> 20;
+    let mib = (space.reserve_puts() * u64::from(config.block_size)) >> 20;
     assert!(space.merges < 256 && mib < 700, "{mib} MiB: {space:?}");
 }
 
