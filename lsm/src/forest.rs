@@ -61,6 +61,7 @@ use crate::manifest::{Change, Manifest};
 use crate::manifest_log::ManifestLog;
 use crate::merge::Generations;
 use crate::rows::RowCache;
+use crate::sample::Census;
 use crate::scan::{self, Scan, ScanStep, View};
 use crate::scrub::Reported;
 use crate::table::TableInfo;
@@ -580,9 +581,8 @@ impl Forest {
             // A little ahead, so that the bar's end finds the jobs done and need not wait for them.
             let target = progress.share_of(budget.total() * AHEAD.0).div_ceil(AHEAD.1);
             let paid = budget.raise(target);
-            self.stats.blocks_paid += paid;
             self.stats.beat_blocks_max = self.stats.beat_blocks_max.max(paid);
-            self.stats.beats_overdue += u64::from(budget.debt() > debt_max(budget));
+            self.stats.beats_overdue += u64::from(budget.debt() > budget.debt_max());
         }
     }
 
@@ -591,7 +591,7 @@ impl Forest {
         let budget = self.running.as_ref().map(|running| Rc::clone(&running.budget));
         async move {
             if let Some(budget) = budget {
-                budget.within(debt_max(&budget)).await;
+                budget.within().await;
             }
         }
     }
@@ -623,6 +623,7 @@ impl Forest {
         self.stats.bars += 1;
         if let Some(running) = self.running.take() {
             assert!(running.budget.is_finished(), "a bar ends when its jobs are done");
+            self.stats.blocks_paid += running.budget.paid();
             let outcomes = running.task.try_take().expect("the jobs' task ends with them");
             for outcome in outcomes {
                 self.apply(outcome);
@@ -786,18 +787,17 @@ impl Forest {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let budget = self.running.as_ref().map(|running| &running.budget);
-        let (work, debt) = budget.map_or((0, 0), |budget| (budget.total(), budget.debt()));
+        let of = |budget: &Rc<Budget>| (budget.total(), budget.debt(), budget.paid());
+        let (work, debt, paid) = budget.map_or((0, 0, 0), of);
         let runs = self.trees.iter().map(|tree| tree.manifest.sorted_runs().count() as u64).sum();
         let objects = &self.trees[Tree::Objects.index()].manifest;
         let dead_percent = objects.census().dead_percent().unwrap_or(0);
-        let sum = |of: fn(&TableInfo) -> u64| {
-            Tree::ALL.map(|tree| {
-                let tables = self.trees[tree.index()].manifest.tables();
-                tables.map(|(_, table)| of(table)).sum()
-            })
+        let blocks_paid = self.stats.blocks_paid + paid;
+        let census = |of: fn(&Census) -> u64| {
+            Tree::ALL.map(|tree| of(self.trees[tree.index()].manifest.census()))
         };
-        let (tree_entries, tree_bytes) = (sum(|t| t.entries), sum(|t| t.value_bytes));
-        Stats { work, debt, runs, dead_percent, tree_entries, tree_bytes, ..self.stats }
+        let (tree_entries, tree_bytes) = (census(Census::entries), census(Census::value_bytes));
+        Stats { work, debt, blocks_paid, runs, dead_percent, tree_entries, tree_bytes, ..self.stats }
     }
 
     /// What its caches have answered since the open.
@@ -841,16 +841,8 @@ impl Forest {
     }
 }
 
-/// Debt beyond which applying waits.
-fn debt_max(budget: &Budget) -> u64 {
-    budget.total() / DEBT_SHARE + DEBT_BLOCKS
-}
-
-/// It is this part of the bar's work, and a few blocks.
-const DEBT_SHARE: u64 = 8;
 /// What beats pay, over their share of a bar: the jobs have the rest of it to catch up.
 const AHEAD: (u64, u64) = (8, 7);
-const DEBT_BLOCKS: u64 = 4;
 /// Bars after the end of a generation in which its readers are gone, and its tables with them.
 const BARS_UNTIL_DROPPED: u32 = 3;
 /// Level 0 is stuck when it holds this many times the runs that make its merge due.

@@ -1,8 +1,9 @@
 //! A long run at a steady rate: whether compaction shows in the latency of writes.
 //!
 //! 1. Every key is written once: ten times as much as memtables and cache hold, by default.
-//! 2. *The most.* Keys are overwritten and deleted as fast as it goes, for a tenth of the time, at
-//!    least twenty seconds. The second half counts: at first there is nothing to merge yet.
+//! 2. *The most.* Keys are overwritten and deleted as fast as it goes, as many twice as there are,
+//!    for a tenth of the time at least. The second half counts: at first there is nothing to merge
+//!    yet, and the last level is written anew about once in every quarter.
 //! 3. *The soak.* The same at a share of that rate, in an open loop: an op is due at its moment
 //!    whether or not the one before is done, and its latency counts from there.
 //! 4. *The control*, in between: the same load on the same data with nothing to merge. All jobs of
@@ -36,9 +37,8 @@ const TURN: Duration = Duration::from_secs(10);
 const CONTROL_SHARE: u32 = 10;
 /// Bars that a turn of the control may take: each brings work that is not measured.
 const CONTROL_BARS_MAX: usize = 64;
-/// The part of the whole time in which the most is looked for, and the least time for it.
+/// The part of the whole time in which the most is looked for, at least.
 const MOST_SHARE: u32 = 10;
-const MOST_TIME_MIN: Duration = Duration::from_secs(20);
 /// Who waits longer than this sleeps; a timer is not exact enough for less.
 const SLEEP_MIN: Duration = Duration::from_micros(500);
 
@@ -49,6 +49,8 @@ pub struct Load {
     pub duration: Duration,
     /// Of the most, how many hundredths are asked for.
     pub percent: u32,
+    /// Operations a second to ask for instead.
+    pub rate: Option<u32>,
     /// Of a hundred ops, how many delete.
     pub deletes: u32,
 }
@@ -79,6 +81,8 @@ pub struct Report {
     pub control: LatencySummary,
     /// Second by second.
     pub seconds: Vec<Second>,
+    /// What the jobs of each bar had to read, in blocks.
+    pub bars: Vec<u64>,
     /// The least that was done in a second, over the mean.
     pub least_second: f64,
     /// Bytes written to the grid over bytes given, while it soaked.
@@ -169,8 +173,8 @@ async fn soak(
     let random = random_stream(options.seed, 1 << 40);
     let mut writer = Writer { shared: &shared, load, options, random, numbers: Vec::new() };
     progress("looking for the most");
-    let most = writer.most(most_time(load.duration)).await?;
-    let rate = most * f64::from(load.percent) / 100.0;
+    let most = writer.most(load.duration / MOST_SHARE).await?;
+    let rate = load.rate.map_or(most * f64::from(load.percent) / 100.0, f64::from);
     let (mut soaked, mut control) = (Soaked::default(), Latencies::default());
     let (mut given, mut written, mut resident) = (0, 0, Vec::new());
     let bytes = || (shared.bytes_given(), shared.store().stats().write_bytes);
@@ -195,15 +199,11 @@ async fn soak(
         control: control.summary(),
         least_second: soaked.least_second(),
         seconds: soaked.seconds,
+        bars: soaked.bars,
         write_amplification: written as f64 / given as f64,
         space_amplification: shared.space_amplification(),
         resident_bytes: [resident[0], resident[resident.len() - 1]],
     })
-}
-
-fn most_time(duration: Duration) -> Duration {
-    // A soak that is shorter is a test of the command.
-    (duration / MOST_SHARE).max(MOST_TIME_MIN.min(duration))
 }
 
 fn resident_bytes() -> u64 {
@@ -231,6 +231,7 @@ async fn fill(shared: &Shared, keys: u64, batch: u64) -> Result<(), EngineError>
 struct Soaked {
     latencies: Latencies,
     seconds: Vec<Second>,
+    bars: Vec<u64>,
 }
 
 impl Soaked {
@@ -266,12 +267,12 @@ impl Writer<'_> {
         Ok(self.numbers.len() as u64)
     }
 
-    /// Operations a second, as fast as it goes, in the second half of the time.
+    /// Operations a second, as fast as it goes, in the second of two halves.
     async fn most(&mut self, time: Duration) -> Result<f64, EngineError> {
         let mut rate = 0.0;
         for _ in 0..2 {
             let (start, mut operations) = (ioring::now(), 0);
-            while ioring::now().since(start) < time / 2 {
+            while operations < self.options.keys || ioring::now().since(start) < time / 2 {
                 operations += self.change().await?;
                 ioring::yield_now().await;
             }
@@ -288,15 +289,21 @@ impl Writer<'_> {
     ) -> Result<(), EngineError> {
         let start = ioring::now();
         let mut seconds = vec![Second::default(); time.as_secs() as usize];
-        let shared = self.shared;
-        let Soaked { latencies, seconds: all } = to;
+        let stats = || self.shared.store().with(|forest| forest.stats());
+        let Soaked { latencies, seconds: all, bars } = to;
+        let mut bar = stats();
         let note = |ended: Instant, latency: Duration, operations: u64| {
             latencies.record_many(latency, operations);
+            let now = stats();
+            if now.bars != bar.bars {
+                bars.push(bar.work);
+            }
+            bar = now;
             // What ends in the last, partial second is in the latencies only.
             if let Some(second) = seconds.get_mut(ended.since(start).as_secs() as usize) {
                 second.operations += operations;
                 second.max_us = second.max_us.max(latency.as_secs_f64() * 1e6);
-                second.debt = shared.store().with(|forest| forest.stats().debt);
+                second.debt = now.debt;
             }
             true
         };
@@ -361,16 +368,24 @@ impl Writer<'_> {
 async fn wait_until(due: Instant) {
     // Others have their turn even if this one is late.
     ioring::yield_now().await;
-    loop {
-        let now = ioring::now();
-        if now >= due {
-            return;
-        }
-        match due.since(now).checked_sub(SLEEP_MIN) {
-            Some(long) if !long.is_zero() => ioring::sleep(long).await,
-            _ => ioring::yield_now().await,
-        }
+    if ioring::now() >= due {
+        return;
     }
+    // Whose work comes from elsewhere takes nothing of the core while there is none: as a
+    // foreground task this one would have five times the share of the merges, for nothing.
+    let clock = ioring::spawn(ioring::Queue::Background, "clock", async move {
+        loop {
+            let now = ioring::now();
+            if now >= due {
+                return;
+            }
+            match due.since(now).checked_sub(SLEEP_MIN) {
+                Some(long) if !long.is_zero() => ioring::sleep(long).await,
+                _ => ioring::yield_now().await,
+            }
+        }
+    });
+    clock.await;
 }
 
 /// Keys whose entries take ten times what memtables and cache hold.
@@ -402,7 +417,8 @@ mod tests {
             delete_rounds: 1,
             seed: 1,
         };
-        let load = Load { duration: Duration::from_millis(1200), percent: 30, deletes: 20 };
+        let load =
+            Load { duration: Duration::from_millis(1200), percent: 30, rate: None, deletes: 20 };
         let report = run(&options, load, |_| ()).unwrap();
         assert_eq!(report.seconds.len(), 1);
         let asked = report.rate * 1.2;

@@ -12,7 +12,11 @@
 //!    time the block being filled has to end early.
 //! 3. All others are read and merged.
 //!
-//! The decision depends on the index blocks only, so it is the same on every replica. Ownership of
+//! A job's slice is cut to measure here: the plan knows tables only, and says how many blocks are to
+//! be merged; the job ends at the separator that comes nearest to it. What lies behind is left out
+//! of the job altogether.
+//!
+//! The decisions depend on the index blocks only, so they are the same on every replica. Ownership of
 //! a block follows from the bar's changes as for any other: it is live as long as the index of a
 //! live table names it. A job releases the index blocks of its inputs and those value blocks that
 //! it read; what moved or stayed is named by a new index block from the same moment on.
@@ -21,7 +25,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::job::{Context, Corrupt};
-use super::plan::{Input, Job};
+use super::plan::Job;
 use super::stream::{Step, TableStream, Whole};
 use crate::block::{BlockAddress, BlockReference};
 use crate::config::Config;
@@ -55,6 +59,7 @@ impl Span {
 }
 
 /// A job's table inputs, laid out.
+#[derive(Default)]
 pub(crate) struct Layout {
     /// In the order of the job's inputs, memtables aside.
     pub(crate) streams: Vec<TableStream>,
@@ -72,36 +77,25 @@ fn neighbours_min(config: &Config) -> usize {
     (config.table_value_blocks_max as usize / 8).clamp(1, 4)
 }
 
-/// Reads the index blocks of a job's tables and decides about every value block.
-pub(crate) async fn layout(context: &Context, job: &Job) -> Result<Layout, Corrupt> {
-    let mut inputs = Vec::new();
-    let (mut homes, mut released) = (Vec::new(), Vec::new());
-    for input in &job.inputs {
-        let Input::Tables(level, tables) = input else { continue };
-        let mut spans = Vec::new();
-        for table in tables {
-            let handle = match context.grid.read_index(table, Class::Background).await {
-                Ok(handle) => handle,
-                Err(error) => return Err(Corrupt::new(Rc::clone(table), error)),
-            };
-            let same_codec =
-                context.config.compression_of(*level) == context.config.compression_of(job.level);
-            let mut movable = same_codec && job.memtable().is_none();
-            // A key whose versions go on in the next table is merged with them.
-            movable &= tables.iter().all(|other| {
-                Rc::ptr_eq(other, table)
-                    || (other.key_min != table.key_max && other.key_max != table.key_min)
-            });
-            take(context, job, &handle.index(), table, movable, &mut spans);
-            released.push(table.index.address);
-            drop(handle);
-            ioring::yield_now().await;
+/// Reads the index blocks of a job's tables and decides about every value block. The job's slice
+/// becomes as long as it is meant to be.
+pub(crate) async fn layout(context: &Context, job: &mut Job) -> Result<Layout, Corrupt> {
+    let mut inputs = read(context, job).await?;
+    let mut whole = choose(&context.config, &inputs, job.behind.as_deref());
+    if let Some(behind) = slice_end(job, &inputs, &whole) {
+        for spans in &mut inputs {
+            spans.retain(|span| *span.table.key_min < *behind);
         }
-        homes.push(*level);
-        inputs.push(spans);
+        inputs.retain(|spans| !spans.is_empty());
+        job.narrow(behind);
+        ioring::yield_now().await;
+        whole = choose(&context.config, &inputs, job.behind.as_deref());
     }
-    let whole = choose(&context.config, &inputs, job.behind.as_deref());
-    let mut layout = Layout { streams: Vec::new(), homes, released, reads: 0, whole: 0 };
+    let mut layout = Layout::default();
+    for (level, tables) in job.table_inputs() {
+        layout.homes.push(level);
+        layout.released.extend(tables.iter().map(|table| table.index.address));
+    }
     for (spans, whole) in inputs.into_iter().zip(whole) {
         let (mut steps, mut rest) = (VecDeque::new(), Vec::new());
         for (span, whole) in spans.into_iter().zip(whole) {
@@ -123,6 +117,67 @@ pub(crate) async fn layout(context: &Context, job: &Job) -> Result<Layout, Corru
         ioring::yield_now().await;
     }
     Ok(layout)
+}
+
+/// The value blocks of each input.
+async fn read(context: &Context, job: &Job) -> Result<Vec<Vec<Span>>, Corrupt> {
+    let mut inputs = Vec::new();
+    for (level, tables) in job.table_inputs() {
+        let mut spans = Vec::new();
+        for table in tables {
+            let handle = match context.grid.read_index(table, Class::Background).await {
+                Ok(handle) => handle,
+                Err(error) => return Err(Corrupt::new(Rc::clone(table), error)),
+            };
+            let same_codec =
+                context.config.compression_of(level) == context.config.compression_of(job.level);
+            let mut movable = same_codec && job.memtable().is_none();
+            // A key whose versions go on in the next table is merged with them.
+            movable &= tables.iter().all(|other| {
+                Rc::ptr_eq(other, table)
+                    || (other.key_min != table.key_max && other.key_max != table.key_min)
+            });
+            take(context, job, &handle.index(), table, movable, &mut spans);
+            drop(handle);
+            ioring::yield_now().await;
+        }
+        inputs.push(spans);
+    }
+    Ok(inputs)
+}
+
+/// Where the slice ends for it to merge as many blocks as the job's pace says, as nearly as the
+/// bounds of blocks allow; none if it is to end where it does. No table of the level that the job
+/// writes to is cut: the key lies between two of them.
+fn slice_end(job: &Job, inputs: &[Vec<Span>], whole: &[Vec<bool>]) -> Option<Box<[u8]>> {
+    let pace = job.pace?;
+    let target = job.table_inputs().filter(|(level, _)| *level == job.level);
+    let target: Vec<&Rc<TableInfo>> = target.flat_map(|(_, tables)| tables).collect();
+    let cuts = |key: &[u8]| {
+        let at = target.partition_point(|table| *table.key_max < *key);
+        target.get(at).is_some_and(|table| *table.key_min < *key)
+    };
+    let spans = inputs.iter().zip(whole).flat_map(|(spans, whole)| spans.iter().zip(whole));
+    let mut spans: Vec<(&[u8], bool)> =
+        spans.map(|(span, whole)| (&span.first[..], *whole)).collect();
+    spans.sort_unstable();
+    let within = |key: &[u8]| job.behind.as_ref().is_none_or(|behind| *key < **behind);
+    // A separator may stand before the first key of its table: a slice must hold one key at least.
+    let first = job.tables().map(|(_, table)| &table.key_min[..]).min()?;
+    let (mut merged, mut before) = (0_u64, None);
+    for (number, (key, whole)) in spans.iter().copied().enumerate() {
+        let ends = number > 0 && spans[number - 1].0 < key && first < key && within(key);
+        if ends && !cuts(key) {
+            if merged < pace {
+                before = Some((key, merged));
+            } else {
+                let nearer = before.filter(|(_, less)| *less > 0 && pace - less < merged - pace);
+                return Some(nearer.map_or(key, |(key, _)| key).into());
+            }
+        }
+        merged += u64::from(!whole);
+    }
+    None
 }
 
 /// Appends the value blocks of a table.

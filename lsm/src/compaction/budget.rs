@@ -14,6 +14,10 @@ use std::rc::Rc;
 
 use ioring::sync::Event;
 
+/// Debt beyond which applying waits is this part of the bar's work, and a few blocks.
+const DEBT_SHARE: u64 = 8;
+const DEBT_BLOCKS: u64 = 4;
+
 pub(crate) struct Budget {
     total: Cell<u64>,
     target: Cell<u64>,
@@ -40,6 +44,11 @@ impl Budget {
 
     pub(crate) fn total(&self) -> u64 {
         self.total.get()
+    }
+
+    /// Work that is paid for.
+    pub(crate) fn paid(&self) -> u64 {
+        self.target.get()
     }
 
     /// Work that is paid for and not done.
@@ -75,11 +84,16 @@ impl Budget {
         self.done.notify();
     }
 
-    /// Less is to be done than was planned: a job has seen what its inputs really hold. What is
-    /// paid for stays paid for.
+    /// Less is to be done than was planned: a job has seen what its inputs really hold. The same
+    /// share of it stays paid for.
     pub(crate) fn reduce(&self, by: u64) {
-        self.total.set(self.total.get() - by);
-        self.target.set(self.target.get().min(self.total.get()));
+        assert_eq!(self.taken.get(), 0, "all jobs are laid out before one begins");
+        let (before, total) = (self.total.get(), self.total.get() - by);
+        if before > 0 {
+            let target = u128::from(self.target.get()) * u128::from(total);
+            self.target.set(target.div_ceil(u128::from(before)) as u64);
+        }
+        self.total.set(total);
         self.done.notify();
     }
 
@@ -95,9 +109,14 @@ impl Budget {
         self.done.notify();
     }
 
-    /// Waits until the debt is at most `bound`.
-    pub(crate) async fn within(&self, bound: u64) {
-        while self.debt() > bound {
+    /// Debt beyond which applying waits: a part of the work, and a few blocks.
+    pub(crate) fn debt_max(&self) -> u64 {
+        self.total() / DEBT_SHARE + DEBT_BLOCKS
+    }
+
+    /// Waits until the debt is within its bound.
+    pub(crate) async fn within(&self) {
+        while self.debt() > self.debt_max() {
             self.done.wait().await;
         }
     }

@@ -105,13 +105,28 @@ pub(crate) struct Done {
     pub(crate) coalesced: bool,
 }
 
-/// Runs the jobs of a bar, one after the other.
+/// Runs the jobs of a bar, one after the other. All are laid out first: then it is known what the
+/// bar has to pay for, and every beat pays its share of that.
 pub(crate) async fn run_all(context: Context, jobs: Vec<(Job, Reservation)>) -> Vec<Outcome> {
-    let mut outcomes = Vec::with_capacity(jobs.len());
+    let mut laid_out = Vec::with_capacity(jobs.len());
+    for (mut job, reservation) in jobs {
+        let (work, planned) = (job.work(&context.config), job.value_blocks());
+        if job.drops {
+            laid_out.push((job, reservation, work, Ok(Layout::default())));
+            continue;
+        }
+        let layout = blocks::layout(&context, &mut job).await;
+        let spared = layout.as_ref().map_or(0, |layout| planned - layout.reads);
+        context.budget.reduce(spared);
+        laid_out.push((job, reservation, work - spared, layout));
+    }
+    let mut outcomes = Vec::with_capacity(laid_out.len());
     let mut planned = 0;
-    for (job, reservation) in jobs {
-        let (outcome, work) = run(&context, job, reservation).await;
-        outcomes.push(outcome);
+    for (job, reservation, work, layout) in laid_out {
+        outcomes.push(match job.drops {
+            true => drop_tables(&context, &job, reservation).await,
+            false => run(&context, job, reservation, layout).await,
+        });
         planned += work;
         // A job that gave up leaves work behind that nobody will do.
         context.budget.skip_to(planned);
@@ -123,14 +138,18 @@ pub(crate) async fn run_all(context: Context, jobs: Vec<(Job, Reservation)>) -> 
 /// Why a merge gave up; none if it has no room for its first table, or not for one key's versions.
 type GaveUp = Option<Corrupt>;
 
-/// Runs a job; gives its outcome and the work it was worth in the end.
-async fn run(context: &Context, mut job: Job, reservation: Reservation) -> (Outcome, u64) {
-    let mut work = job.work(&context.config);
-    if job.drops {
-        return (drop_tables(context, &job, reservation).await, work);
-    }
+/// Runs a job that was laid out.
+async fn run(
+    context: &Context,
+    mut job: Job,
+    reservation: Reservation,
+    layout: Result<Layout, Corrupt>,
+) -> Outcome {
     let mut output = Output::new(context, &job, reservation);
-    let mut merged = merge(context, &job, &mut work, &mut output).await;
+    let mut merged = match layout {
+        Ok(layout) => merge(context, &job, layout, &mut output).await,
+        Err(corrupt) => Err(Some(corrupt)),
+    };
     let (mut lost, mut corrupt) = (Vec::new(), None);
     if job.memtable().is_some() && merged.is_err() {
         corrupt = merged.err().flatten();
@@ -140,7 +159,7 @@ async fn run(context: &Context, mut job: Job, reservation: Reservation) -> (Outc
         let budget = Budget::new(u64::MAX);
         budget.raise(u64::MAX);
         let context = Context { budget, ..context.clone() };
-        merged = merge(&context, &job, &mut 0, &mut output).await;
+        merged = merge(&context, &job, Layout::default(), &mut output).await;
     }
     output.settle().await;
     let blocks_written = output.acquired.len() as u64;
@@ -178,7 +197,7 @@ async fn run(context: &Context, mut job: Job, reservation: Reservation) -> (Outc
             outcome.corrupt = gave_up;
         }
     }
-    (outcome, work)
+    outcome
 }
 
 /// Finds what the tables consist of, to release it. Each stands for itself: one that cannot be read
@@ -248,17 +267,17 @@ struct Merged {
     ended_at: Option<Box<[u8]>>,
 }
 
-/// Merges the inputs into the output. `work` is what was planned, and becomes what it really is.
+/// Merges the inputs into the output.
 async fn merge(
     context: &Context,
     job: &Job,
-    work: &mut u64,
+    layout: Layout,
     output: &mut Output<'_>,
 ) -> Result<Merged, GaveUp> {
     if !job.inputs.is_empty() && !output.may_begin_table().await {
         return Err(None);
     }
-    let Layout { streams, homes, released, reads, whole } = blocks::layout(context, job).await?;
+    let Layout { streams, homes, released, reads, whole } = layout;
     let done = Done {
         blocks_read: reads,
         blocks_moved: whole,
@@ -266,9 +285,6 @@ async fn merge(
         coalesced: job.memtable().is_some() && !streams.is_empty(),
         ..Done::default()
     };
-    let planned: u64 = job.tables().map(|(_, table)| u64::from(table.value_blocks)).sum();
-    *work = work.saturating_sub(planned - reads);
-    context.budget.reduce(planned - reads);
     let memtable = job.memtable().map(|memtable| {
         Stream::Memtable(MemtableStream::new(&context.config, memtable, context.horizon))
     });

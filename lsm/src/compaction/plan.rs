@@ -53,8 +53,11 @@ use crate::tree::{Large, Tree};
 /// Bytes an entry takes in a page beside key and payload, at most: lengths, version, deadline, its
 /// share of restart points and of its page's header.
 const ENTRY_FRAMING_MAX: u64 = 64;
-/// Dead entries of a hundred above which all runs go into the last level.
+/// Dead entries of a hundred that there should be at most.
 pub(crate) const DEAD_PERCENT: u64 = 33;
+/// Dead entries of a hundred above which all runs go into the last level: while they do so, in one
+/// slice after the other, more comes in.
+const DEAD_PERCENT_DUE: u64 = 22;
 /// The same in a bar without writes.
 pub(crate) const DEAD_PERCENT_IDLE: u64 = 10;
 /// The same when space is short.
@@ -65,7 +68,7 @@ const DROPPED_MAX: usize = 512;
 /// Runs that one job merges at most: it holds two blocks of each.
 pub(crate) const GROUP_RUNS_MAX: usize = 16;
 /// Value blocks of a slice for each of its runs at least: what is cut is read and written for it.
-const SLICE_BLOCKS_PER_RUN: u64 = 32;
+const SLICE_BLOCKS_PER_RUN: u64 = 8;
 /// Blocks that the upper part of a cut table takes beside those it keeps: the rest of a value
 /// block, and an index block; twice, should the index block have been full.
 const CUT_BLOCKS_MAX: u64 = 4;
@@ -92,6 +95,8 @@ pub(crate) struct Job {
     pub(crate) run: u64,
     /// Keys from here on stay in their runs.
     pub(crate) behind: Option<Box<[u8]>>,
+    /// Value blocks to merge, about: the slice ends earlier than `behind` if there are more.
+    pub(crate) pace: Option<u64>,
     /// Where the output must begin a new table, in order: tables that the job leaves alone, or that
     /// move, will stand between.
     pub(crate) splits: Vec<Box<[u8]>>,
@@ -113,13 +118,37 @@ impl Job {
         })
     }
 
+    /// The inputs that are tables of a run, with their level.
+    pub(crate) fn table_inputs(&self) -> impl Iterator<Item = (LevelNumber, &[Rc<TableInfo>])> {
+        self.inputs.iter().filter_map(|input| match input {
+            Input::Memtable(_) => None,
+            Input::Tables(level, tables) => Some((*level, &tables[..])),
+        })
+    }
+
+    /// Ends the slice earlier: tables that begin behind its end have no part in it.
+    pub(crate) fn narrow(&mut self, behind: Box<[u8]>) {
+        for input in &mut self.inputs {
+            if let Input::Tables(_, tables) = input {
+                tables.retain(|table| table.key_min < behind);
+            }
+        }
+        self.inputs.retain(|input| !matches!(input, Input::Tables(_, tables) if tables.is_empty()));
+        self.moves.retain(|(_, table)| table.key_min < behind);
+        self.behind = Some(behind);
+    }
+
     /// Work in input blocks, at most.
     pub(crate) fn work(&self, config: &Config) -> u64 {
         if self.drops {
             return self.tables().map(|(_, table)| 1 + drop_reads(table)).sum();
         }
-        let tables: u64 = self.tables().map(|(_, table)| u64::from(table.value_blocks)).sum();
-        tables + self.memtable().map_or(0, |memtable| memtable_work(config, memtable))
+        self.value_blocks() + self.memtable().map_or(0, |memtable| memtable_work(config, memtable))
+    }
+
+    /// Value blocks of its tables.
+    pub(crate) fn value_blocks(&self) -> u64 {
+        self.tables().map(|(_, table)| u64::from(table.value_blocks)).sum()
     }
 
     pub(crate) fn memtable(&self) -> Option<&Rc<Memtable>> {
@@ -169,6 +198,9 @@ impl Job {
         let least = end + table_blocks_max(config, self.level);
         let inline: u64 = self.tables().map(|(_, table)| inline_bytes(config, table)).sum();
         let blocks = inline.div_ceil(config.block_body_size() as u64);
+        // A slice ends where its pace says, or at the next place where it can.
+        let table = table_blocks_max(config, self.level);
+        let blocks = self.pace.map_or(blocks, |pace| blocks.min(pace + table));
         Room { least, likely: least + blocks + blocks / 8 + self.splits.len() as u64 }
     }
 }
@@ -353,6 +385,7 @@ impl<'p> Plan<'p> {
             level: LevelNumber(0),
             run: self.setting.op,
             behind: None,
+            pace: None,
             splits: Vec::new(),
             below: self.below(older),
             drops: false,
@@ -373,7 +406,7 @@ impl<'p> Plan<'p> {
             return None;
         }
         let dead = self.dead_percent();
-        let regular = if self.idle { DEAD_PERCENT_IDLE } else { DEAD_PERCENT };
+        let regular = if self.idle { DEAD_PERCENT_IDLE } else { DEAD_PERCENT_DUE };
         let tables = || manifest.runs().iter().flat_map(|run| run.tables.tables());
         let for_space = || {
             self.setting.short
@@ -424,8 +457,8 @@ impl<'p> Plan<'p> {
         let last = self.manifest.last_number();
         let mut due = Vec::new();
         for level in (0..last.0).map(LevelNumber) {
-            let leaving =
-                groups.iter().any(|group| group.runs.iter().any(|run| run.level == level));
+            let leaving = groups.iter().filter(|group| group.level < last);
+            let leaving = leaving.flat_map(|group| &group.runs).any(|run| run.level == level);
             let runs: Vec<&Run> = self.whole(level, groups, taken).collect();
             if leaving || (runs.len() as u64) < runs_max(self.setting.config, level) {
                 continue;
@@ -488,7 +521,8 @@ impl<'p> Plan<'p> {
         };
         let behind = window.behind.filter(|_| !inputs.is_empty());
         let (tree, level, run) = (self.tree, group.level, group.number);
-        Some(Job { tree, inputs, moves, level, run, behind, splits, below, drops: false })
+        let pace = Some(self.pace(group));
+        Some(Job { tree, inputs, moves, level, run, behind, pace, splits, below, drops: false })
     }
 
     /// The tables of the next slice.
@@ -498,6 +532,8 @@ impl<'p> Plan<'p> {
         let first = runs.iter().map(|tables| &tables[0].key_min).min()?;
         let mut ends = vec![0; runs.len()];
         let mut below = target.tables().partition_point(|table| table.key_max < *first);
+        // Blocks of tables that are not cut: a group's tables count once the next of their run is
+        // taken.
         let (mut work, pace) = (0, self.pace(group));
         // The largest keys of what is in the window.
         let (mut key_max, mut below_max): (Option<&[u8]>, Option<&[u8]>) = (None, None);
@@ -537,8 +573,9 @@ impl<'p> Plan<'p> {
             if can_end && (work >= pace || self.setting.is_quarantined(table)) {
                 break Some(Box::from(key));
             }
+            work +=
+                ends[run].checked_sub(1).map_or(0, |last| u64::from(runs[run][last].value_blocks));
             ends[run] += 1;
-            work += u64::from(table.value_blocks);
             key_max = key_max.max(Some(&table.key_max));
         };
         let tables = ends.into_iter().map(|end| 0..end).collect();
@@ -588,16 +625,16 @@ impl<'p> Plan<'p> {
                 remaining += last.blocks() * met / (last.tables().len() as u64).max(1);
             }
             if self.dead_percent() * 2 > DEAD_PERCENT {
-                // Garbage comes in with every bar: before it is a third of what is stored again.
+                // Garbage comes in with every bar: before its share is the largest there may be.
                 let runs = manifest.runs().iter().filter(|run| run.number > group.number);
                 let newer: u64 = runs.map(|run| run.tables.blocks()).sum();
-                let stored = group.blocks() + last.blocks();
-                bars = bars.min((stored / 3).saturating_sub(newer) / memtable);
+                let garbage = last.blocks() * DEAD_PERCENT / (100 - DEAD_PERCENT);
+                bars = bars.min((garbage - garbage / 8).saturating_sub(newer) / memtable);
             }
         }
         let least = SLICE_BLOCKS_PER_RUN * group.runs.len() as u64;
         let least = least.max(if self.idle { 4 * memtable } else { memtable });
-        remaining.div_ceil((bars / 2).max(1)).max(least)
+        remaining.div_ceil(bars.max(1)).max(least)
     }
 
     fn is_all_dead(&self, table: &TableInfo) -> bool {
@@ -627,6 +664,7 @@ impl<'p> Plan<'p> {
             level: LevelNumber(0),
             run: 0,
             behind: None,
+            pace: None,
             splits: Vec::new(),
             below: Below::default(),
             drops: true,
@@ -653,6 +691,7 @@ impl<'p> Plan<'p> {
                 level,
                 run: self.manifest.last_run(),
                 behind: None,
+                pace: None,
                 splits: Vec::new(),
                 below: Below::default(),
                 drops: false,

@@ -46,7 +46,7 @@ async fn cold(config: &Config, keys: u32) -> Driver {
 /// indexes stay in memory nevertheless.
 #[test]
 fn a_cold_read_costs_one_page_at_ten_times_the_cache() {
-    const KEYS: u32 = 60_000;
+    const KEYS: u32 = 54_000;
     let config = Config {
         block_size: 32 << 10,
         page_size: 4 << 10,

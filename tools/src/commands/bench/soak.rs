@@ -27,7 +27,11 @@ pub(crate) struct Arguments {
     duration: Duration,
     /// Hundredths of the highest rate to ask for
     #[arg(long, value_name = "PERCENT", default_value_t = 70)]
-    rate: u32,
+    share: u32,
+    /// Operations a second to ask for, whatever the highest rate is
+    #[arg(long, value_name = "OPERATIONS", conflicts_with = "share",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
     /// Of a hundred ops, how many delete
     #[arg(long, value_name = "PERCENT", default_value_t = 10)]
     deletes: u32,
@@ -69,10 +73,10 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         delete_rounds: 1,
         seed: arguments.seed,
     };
-    let Arguments { duration, rate: percent, deletes, .. } = *arguments;
+    let Arguments { duration, share: percent, rate, deletes, .. } = *arguments;
     let line = Line::new();
     let shown = line.clone();
-    let result = soak::run(&options, Load { duration, percent, deletes }, move |what| {
+    let result = soak::run(&options, Load { duration, percent, rate, deletes }, move |what| {
         shown.say(what.to_owned());
     });
     line.finish();
@@ -117,7 +121,16 @@ fn render(report: &Report) -> String {
             latency.max_us
         ));
     }
-    text.push_str(&format!("\nwrite amplification {:.2}\n\n", report.write_amplification));
+    let mut bars = report.bars.clone();
+    bars.sort_unstable();
+    let of = |part: usize| bars.get((bars.len() * part / 100).min(bars.len().saturating_sub(1)));
+    let [least, median, most] = [0, 50, 100].map(|part| of(part).copied().unwrap_or(0));
+    text.push_str(&format!(
+        "\nwrite amplification {:.2}; {} bars, blocks merged in each: {least} at least, {median} in \
+         the\nmiddle, {most} at most\n\n",
+        report.write_amplification,
+        bars.len(),
+    ));
     for promise in report.promises() {
         let (at, held) = (if promise.least { "at least" } else { "at most" }, promise.held());
         text.push_str(&format!(
