@@ -578,9 +578,7 @@ impl Forest {
         self.stats.beats += 1;
         if let Some(running) = &self.running {
             let budget = &running.budget;
-            // A little ahead, so that the bar's end finds the jobs done and need not wait for them.
-            let target = progress.share_of(budget.total() * AHEAD.0).div_ceil(AHEAD.1);
-            let paid = budget.raise(target);
+            let paid = budget.pay(progress);
             self.stats.beat_blocks_max = self.stats.beat_blocks_max.max(paid);
             self.stats.beats_overdue += u64::from(budget.debt() > budget.debt_max());
         }
@@ -601,7 +599,7 @@ impl Forest {
         let budget = self.running.as_ref().map(|running| Rc::clone(&running.budget));
         async move {
             if let Some(budget) = budget {
-                budget.raise(budget.total());
+                budget.pay(Progress::WHOLE);
                 budget.finished().await;
             }
         }
@@ -623,7 +621,7 @@ impl Forest {
         self.stats.bars += 1;
         if let Some(running) = self.running.take() {
             assert!(running.budget.is_finished(), "a bar ends when its jobs are done");
-            self.stats.blocks_paid += running.budget.paid();
+            self.stats.blocks_paid += running.budget.target();
             let outcomes = running.task.try_take().expect("the jobs' task ends with them");
             for outcome in outcomes {
                 self.apply(outcome);
@@ -787,7 +785,7 @@ impl Forest {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let budget = self.running.as_ref().map(|running| &running.budget);
-        let of = |budget: &Rc<Budget>| (budget.total(), budget.debt(), budget.paid());
+        let of = |budget: &Rc<Budget>| (budget.total(), budget.debt(), budget.target());
         let (work, debt, paid) = budget.map_or((0, 0, 0), of);
         let runs = self.trees.iter().map(|tree| tree.manifest.sorted_runs().count() as u64).sum();
         let objects = &self.trees[Tree::Objects.index()].manifest;
@@ -841,8 +839,6 @@ impl Forest {
     }
 }
 
-/// What beats pay, over their share of a bar: the jobs have the rest of it to catch up.
-const AHEAD: (u64, u64) = (8, 7);
 /// Bars after the end of a generation in which its readers are gone, and its tables with them.
 const BARS_UNTIL_DROPPED: u32 = 3;
 /// Level 0 is stuck when it holds this many times the runs that make its merge due.

@@ -17,7 +17,9 @@
 //!
 //! The sample is a function of the keys, so the census is one of the log.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::config::Config;
 use crate::table::TableInfo;
@@ -45,11 +47,32 @@ pub(crate) fn mark(config: &Config, hash: u64) -> Option<u32> {
 /// The marks of all live tables of a tree.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Census {
-    tables: BTreeMap<u32, u32>,
+    tables: HashMap<u32, u32, BuildHasherDefault<MarkHasher>>,
     marks: u64,
     tombstones: u64,
     /// Bytes of all entries, about.
     bytes: u64,
+}
+
+/// A mark is part of a hash already: it is spread over all bits, and that is enough.
+#[derive(Default)]
+struct MarkHasher(u64);
+
+impl Hasher for MarkHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, mark: u32) {
+        // The odd number next to 2^64 over the golden ratio (Knuth, volume 3, 6.4).
+        self.0 = (self.0 ^ u64::from(mark)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 /// What an entry takes beside key and value, about; a tombstone, with its key.
@@ -72,10 +95,12 @@ impl Census {
 
     pub(crate) fn remove(&mut self, table: &TableInfo) {
         for mark in &table.sample {
-            let count = self.tables.get_mut(mark).expect("a live table's marks are counted");
-            *count -= 1;
-            if *count == 0 {
-                self.tables.remove(mark);
+            let Entry::Occupied(mut count) = self.tables.entry(*mark) else {
+                unreachable!("a live table's marks are counted");
+            };
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
             }
         }
         self.marks -= table.sample.len() as u64;

@@ -7,6 +7,9 @@
 //! ([`Budget::within`]), so a disk that does not keep up slows the log down instead of letting work
 //! pile up for the bar's end.
 //!
+//! Beats pay a little more than their share, and the bound falls as the bar goes on. Of a disk or a
+//! core that is busy every op feels a little, and the op that ends the bar not all of it.
+//!
 //! The counters decide when work is done, never what: a job's output is a function of its plan.
 
 use std::cell::Cell;
@@ -14,12 +17,20 @@ use std::rc::Rc;
 
 use ioring::sync::Event;
 
-/// Debt beyond which applying waits is this part of the bar's work, and a few blocks.
-const DEBT_SHARE: u64 = 8;
-const DEBT_BLOCKS: u64 = 4;
+use crate::bar::Progress;
+
+/// What beats pay, over their share of a bar: the jobs have the rest of it to catch up, so that the
+/// bar's end finds them done and need not wait.
+const AHEAD: (u64, u64) = (4, 3);
+/// Debt beyond which applying waits is this part of the bar's work, and never more than the part of
+/// the bar that is left: what is late is caught up with in many short waits, and not in a long one
+/// at the end. The last blocks are written in the end that is cut off.
+const DEBT_SHARE: u64 = 4;
+const CAUGHT_UP: (u64, u64) = (63, 64);
 
 pub(crate) struct Budget {
     total: Cell<u64>,
+    progress: Cell<Progress>,
     target: Cell<u64>,
     taken: Cell<u64>,
     finished: Cell<bool>,
@@ -34,6 +45,7 @@ impl Budget {
     pub(crate) fn new(total: u64) -> Rc<Budget> {
         Rc::new(Budget {
             total: Cell::new(total),
+            progress: Cell::new(Progress::default()),
             target: Cell::new(0),
             taken: Cell::new(0),
             finished: Cell::new(false),
@@ -42,12 +54,19 @@ impl Budget {
         })
     }
 
+    /// A budget that pays for whatever is done.
+    pub(crate) fn paid() -> Rc<Budget> {
+        let budget = Budget::new(u64::MAX);
+        budget.target.set(u64::MAX);
+        budget
+    }
+
     pub(crate) fn total(&self) -> u64 {
         self.total.get()
     }
 
     /// Work that is paid for.
-    pub(crate) fn paid(&self) -> u64 {
+    pub(crate) fn target(&self) -> u64 {
         self.target.get()
     }
 
@@ -63,15 +82,21 @@ impl Budget {
         self.finished.get()
     }
 
-    /// Lets the jobs go on to `target`, at most all; gives how much further that is.
-    pub(crate) fn raise(&self, target: u64) -> u64 {
-        let target = target.min(self.total.get());
-        let further = target.saturating_sub(self.target.get());
-        if further > 0 {
-            self.target.set(target);
+    /// Lets the jobs go on as far as a bar's progress pays for; gives how much further that is.
+    pub(crate) fn pay(&self, progress: Progress) -> u64 {
+        self.progress.set(self.progress.get().max(progress));
+        let before = self.target.get();
+        self.set_target();
+        if self.target.get() > before {
             self.raised.notify();
         }
-        further
+        self.target.get() - before
+    }
+
+    fn set_target(&self) {
+        let (total, progress) = (self.total.get(), self.progress.get());
+        let target = progress.share_of(total * AHEAD.0).div_ceil(AHEAD.1);
+        self.target.set(target.min(total));
     }
 
     /// Takes a unit of work, waiting until it is paid for.
@@ -84,16 +109,11 @@ impl Budget {
         self.done.notify();
     }
 
-    /// Less is to be done than was planned: a job has seen what its inputs really hold. The same
-    /// share of it stays paid for.
+    /// Less is to be done than was planned: a job has seen what its inputs really hold.
     pub(crate) fn reduce(&self, by: u64) {
         assert_eq!(self.taken.get(), 0, "all jobs are laid out before one begins");
-        let (before, total) = (self.total.get(), self.total.get() - by);
-        if before > 0 {
-            let target = u128::from(self.target.get()) * u128::from(total);
-            self.target.set(target.div_ceil(u128::from(before)) as u64);
-        }
-        self.total.set(total);
+        self.total.set(self.total.get() - by);
+        self.set_target();
         self.done.notify();
     }
 
@@ -109,9 +129,11 @@ impl Budget {
         self.done.notify();
     }
 
-    /// Debt beyond which applying waits: a part of the work, and a few blocks.
+    /// Debt beyond which applying waits.
     pub(crate) fn debt_max(&self) -> u64 {
-        self.total() / DEBT_SHARE + DEBT_BLOCKS
+        let total = self.total();
+        let over = self.progress.get().share_of(total * CAUGHT_UP.1).div_ceil(CAUGHT_UP.0);
+        total.saturating_sub(over).min(total / DEBT_SHARE) + 1
     }
 
     /// Waits until the debt is within its bound.

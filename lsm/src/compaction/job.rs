@@ -156,9 +156,7 @@ async fn run(
         lost = output.restart();
         job = job.alone();
         // What the beats pay for was the other attempt.
-        let budget = Budget::new(u64::MAX);
-        budget.raise(u64::MAX);
-        let context = Context { budget, ..context.clone() };
+        let context = Context { budget: Budget::paid(), ..context.clone() };
         merged = merge(&context, &job, Layout::default(), &mut output).await;
     }
     output.settle().await;

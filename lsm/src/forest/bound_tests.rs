@@ -10,7 +10,7 @@ use crate::config::Config;
 
 /// Debt that applying goes on with, for so much work: see [`super::Forest::paced`].
 fn debt_max(work: u64) -> u64 {
-    work / 8 + 4
+    work / 4 + 1
 }
 
 async fn pulse(driver: &mut Driver, log: &mut Vec<Vec<Action>>) {

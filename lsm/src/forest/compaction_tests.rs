@@ -253,6 +253,45 @@ fn filling_writes_little_and_evenly() {
     });
 }
 
+/// Where keys are overwritten all the time, every bar has about the same to merge: the last level is
+/// written anew in equal parts, and level 0 is merged beside it.
+#[test]
+fn overwriting_costs_about_the_same_in_every_bar() {
+    run(|| async {
+        let config = Config {
+            level0_runs_max: 4,
+            growth_factor: 4,
+            memtable_bytes: 64 << 10,
+            table_value_blocks_max: 8,
+            ..harness::config()
+        };
+        let (mut driver, mut log) = (Driver::open(&config, Rc::default()).await, Vec::new());
+        let (mut works, mut random) = (Vec::new(), 1_u32);
+        let mut bars = 0;
+        while works.len() < 160 {
+            let keys = (0..16).map(|_| {
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (random >> 8) % 9000
+            });
+            // The jobs' work is known once all are laid out, which is not long after their start.
+            let work = driver.forest.stats().work;
+            puts(&mut driver, &mut log, keys).await;
+            if driver.forest.stats().bars > bars {
+                bars = driver.forest.stats().bars;
+                works.push(work);
+            }
+        }
+        // Until the last level has been written anew a few times there is less to do.
+        let works = &works[80..];
+        let mean = works.iter().sum::<u64>() / works.len() as u64;
+        let (least, most) = (works.iter().min().unwrap(), works.iter().max().unwrap());
+        println!("{least} to {most} blocks a bar, {mean} on average: {works:?}");
+        assert!(*most <= 2 * mean, "a bar of {most} blocks, {mean} on average");
+        assert!(*least >= mean / 3, "a bar of {least} blocks, {mean} on average");
+        assert!(driver.forest.verify().await.is_empty());
+    });
+}
+
 /// What is read is right at every step of a merge in slices, and the steps are recognised.
 #[test]
 fn groups_are_recognised_on_their_way() {
