@@ -795,7 +795,16 @@ impl Forest {
             Tree::ALL.map(|tree| of(self.trees[tree.index()].manifest.census()))
         };
         let (tree_entries, tree_bytes) = (census(Census::entries), census(Census::value_bytes));
-        Stats { work, debt, blocks_paid, runs, dead_percent, tree_entries, tree_bytes, ..self.stats }
+        Stats {
+            work,
+            debt,
+            blocks_paid,
+            runs,
+            dead_percent,
+            tree_entries,
+            tree_bytes,
+            ..self.stats
+        }
     }
 
     /// What its caches have answered since the open.

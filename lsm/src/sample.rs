@@ -50,8 +50,8 @@ pub(crate) struct Census {
     tables: HashMap<u32, u32, BuildHasherDefault<MarkHasher>>,
     marks: u64,
     tombstones: u64,
-    /// Bytes of all entries, about.
-    bytes: u64,
+    entries: u64,
+    value_bytes: u64,
 }
 
 /// A mark is part of a hash already: it is spread over all bits, and that is enough.
@@ -79,10 +79,6 @@ impl Hasher for MarkHasher {
 const FRAMING: u64 = 16;
 const TOMBSTONE: u64 = 32;
 
-fn bytes(table: &TableInfo) -> u64 {
-    table.value_bytes + table.entries * FRAMING
-}
-
 impl Census {
     pub(crate) fn insert(&mut self, table: &TableInfo) {
         for mark in &table.sample {
@@ -90,7 +86,8 @@ impl Census {
         }
         self.marks += table.sample.len() as u64;
         self.tombstones += table.tombstones;
-        self.bytes += bytes(table);
+        self.entries += table.entries;
+        self.value_bytes += table.value_bytes;
     }
 
     pub(crate) fn remove(&mut self, table: &TableInfo) {
@@ -105,7 +102,18 @@ impl Census {
         }
         self.marks -= table.sample.len() as u64;
         self.tombstones -= table.tombstones;
-        self.bytes -= bytes(table);
+        self.entries -= table.entries;
+        self.value_bytes -= table.value_bytes;
+    }
+
+    /// Entries of all tables.
+    pub(crate) fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// Bytes of their keys and values.
+    pub(crate) fn value_bytes(&self) -> u64 {
+        self.value_bytes
     }
 
     /// The share of what is stored that is dead, in percent; none if the sample is too small to
@@ -113,7 +121,8 @@ impl Census {
     pub(crate) fn dead_percent(&self) -> Option<u64> {
         let twice = self.marks - self.tables.len() as u64;
         let marks = (self.marks >= MARKS_MIN).then_some(self.marks)?;
-        let tombstones = (self.tombstones * TOMBSTONE * 100).checked_div(self.bytes).unwrap_or(0);
+        let bytes = self.value_bytes + self.entries * FRAMING;
+        let tombstones = (self.tombstones * TOMBSTONE * 100).checked_div(bytes).unwrap_or(0);
         Some((twice * 100 / marks + tombstones).min(100))
     }
 }
