@@ -14,7 +14,6 @@ use std::time::Duration;
 use client::Reply;
 use client::resp::push_request;
 use ioring::sim::{Config, NodeId, Status, World};
-use ioring::sync::Event;
 use node::topology::Topology;
 use sim::clients::Connection;
 use sim::server::{self, Shape, Watch};
