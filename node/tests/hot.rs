@@ -5,8 +5,9 @@
 //! theirs with nothing written. What is asked of the node, all the while clients write:
 //!
 //! 1. bars go on ending, and all shards have ended as many;
-//! 2. what a bar's merges owe stays within what applying waits for, on every shard: the disk is so
-//!    slow that merges fall behind their beats, and only waiting keeps the debt there;
+//! 2. what a bar's merges owe stays within what applying waits for, on every shard. The disk is
+//!    slow, but bars are so small that this holds without the waiting too: the test shows that it
+//!    holds, not what makes it hold;
 //! 3. when the clients are done, all debt is paid, and the node then adds nothing to its log;
 //! 4. a scrub that begins anew several times a second finds nothing corrupt: there is nothing.
 
