@@ -271,17 +271,10 @@ pub fn gauges(phase: Phase, reports: &[CoreReport]) -> Vec<Gauge> {
     };
     let ready = u64::from(phase == Phase::Serving);
     let stalls = reports.iter().map(|r| (format!("core=\"{}\"", r.core), r.stalls)).collect();
+    let plain = |name, help, values| Gauge { name, help, values };
     let mut gauges = vec![
-        Gauge {
-            name: "ready",
-            help: "1 while the node serves.",
-            values: vec![(String::new(), ready)],
-        },
-        Gauge {
-            name: "stalls",
-            help: "Tasks that held a core longer than the stall threshold.",
-            values: stalls,
-        },
+        plain("ready", "1 while the node serves.", vec![(String::new(), ready)]),
+        plain("stalls", "Tasks that held a core longer than the stall threshold.", stalls),
         of_replica("view", "The replica's view.", |replica| u64::from(replica.view)),
         of_replica("op", "The highest op in the log.", |replica| replica.op),
         of_replica("commit", "The highest op committed.", |replica| replica.commit),

@@ -12,12 +12,12 @@
 //!    time the block being filled has to end early.
 //! 3. All others are read and merged.
 //!
-//! A job's slice is cut to measure here: the plan knows tables only, and says how many blocks are to
-//! be merged; the job ends at the separator that comes nearest to it. What lies behind is left out
-//! of the job altogether.
+//! A job's slice is cut to measure here: the plan knows tables only, and says how many blocks are
+//! to be merged; the job ends at the separator that comes nearest to it. What lies behind is left
+//! out of the job altogether.
 //!
-//! The decisions depend on the index blocks only, so they are the same on every replica. Ownership of
-//! a block follows from the bar's changes as for any other: it is live as long as the index of a
+//! The decisions depend on the index blocks only, so they are the same on every replica. Ownership
+//! of a block follows from the bar's changes as for any other: it is live as long as the index of a
 //! live table names it. A job releases the index blocks of its inputs and those value blocks that
 //! it read; what moved or stayed is named by a new index block from the same moment on.
 

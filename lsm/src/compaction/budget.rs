@@ -26,7 +26,7 @@ const AHEAD: (u64, u64) = (4, 3);
 /// the bar that is left: what is late is caught up with in many short waits, and not in a long one
 /// at the end. The last blocks are written in the end that is cut off.
 const DEBT_SHARE: u64 = 4;
-const CAUGHT_UP: (u64, u64) = (63, 64);
+const CAUGHT_UP: (u64, u64) = (15, 16);
 
 pub(crate) struct Budget {
     total: Cell<u64>,

@@ -20,8 +20,9 @@
 //! Large values of a memtable go into overflow blocks first; a merge of tables copies the
 //! reference, and whoever drops an entry releases its blocks.
 //!
-//! All writes are awaited before the job is over: a table named in an outcome can be read. A flush
-//! that was to take a small run with it and cannot read that run is done without it.
+//! All writes are awaited before the bar's jobs are over, and not before the next job begins: a
+//! table named in an outcome can be read once the outcomes are there. A flush that was to take a
+//! small run with it and cannot read that run is done without it.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -121,16 +122,17 @@ pub(crate) async fn run_all(context: Context, jobs: Vec<(Job, Reservation)>) -> 
         laid_out.push((job, reservation, work - spared, layout));
     }
     let mut outcomes = Vec::with_capacity(laid_out.len());
-    let mut planned = 0;
+    let (mut planned, mut writes) = (0, Writes::default());
     for (job, reservation, work, layout) in laid_out {
         outcomes.push(match job.drops {
             true => drop_tables(&context, &job, reservation).await,
-            false => run(&context, job, reservation, layout).await,
+            false => run(&context, job, reservation, layout, &mut writes).await,
         });
         planned += work;
         // A job that gave up leaves work behind that nobody will do.
         context.budget.skip_to(planned);
     }
+    writes.settle().await;
     context.budget.finish();
     outcomes
 }
@@ -144,8 +146,9 @@ async fn run(
     mut job: Job,
     reservation: Reservation,
     layout: Result<Layout, Corrupt>,
+    writes: &mut Writes,
 ) -> Outcome {
-    let mut output = Output::new(context, &job, reservation);
+    let mut output = Output::new(context, &job, reservation, writes);
     let mut merged = match layout {
         Ok(layout) => merge(context, &job, layout, &mut output).await,
         Err(corrupt) => Err(Some(corrupt)),
@@ -159,7 +162,6 @@ async fn run(
         let context = Context { budget: Budget::paid(), ..context.clone() };
         merged = merge(&context, &job, Layout::default(), &mut output).await;
     }
-    output.settle().await;
     let blocks_written = output.acquired.len() as u64;
     let mut outcome = Outcome {
         tree: job.tree,
@@ -422,11 +424,16 @@ struct Output<'a> {
     tables: Vec<(Level, Rc<TableInfo>)>,
     /// Every block taken from the reservation.
     acquired: Vec<BlockAddress>,
-    writes: VecDeque<Task<()>>,
+    writes: &'a mut Writes,
 }
 
 impl<'a> Output<'a> {
-    fn new(context: &'a Context, job: &Job, reservation: Reservation) -> Output<'a> {
+    fn new(
+        context: &'a Context,
+        job: &Job,
+        reservation: Reservation,
+        writes: &'a mut Writes,
+    ) -> Output<'a> {
         Output {
             context,
             tree: job.tree,
@@ -438,7 +445,7 @@ impl<'a> Output<'a> {
             builder: None,
             tables: Vec::new(),
             acquired: Vec::new(),
-            writes: VecDeque::new(),
+            writes,
         }
     }
 
@@ -603,21 +610,26 @@ impl<'a> Output<'a> {
 
     /// Starts a write; waits for the oldest when too many are in flight.
     async fn write(&mut self, image: BlockImage) {
-        if self.writes.len() >= self.context.config.writes_max as usize {
-            let oldest = self.writes.pop_front().expect("there are several");
+        let tasks = &mut self.writes.tasks;
+        if tasks.len() >= self.context.config.writes_max as usize {
+            let oldest = tasks.pop_front().expect("there are several");
             oldest.await;
         }
         let grid = Rc::clone(&self.context.grid);
-        self.writes.push_back(ioring::spawn(
-            ioring::Queue::Background,
-            "compaction write",
-            async move { grid.write_block(image).await },
-        ));
+        let write = async move { grid.write_block(image).await };
+        tasks.push_back(ioring::spawn(ioring::Queue::Background, "compaction write", write));
     }
+}
 
-    /// Waits for all writes.
+/// Writes of a bar's jobs that are in flight.
+#[derive(Default)]
+struct Writes {
+    tasks: VecDeque<Task<()>>,
+}
+
+impl Writes {
     async fn settle(&mut self) {
-        while let Some(write) = self.writes.pop_front() {
+        while let Some(write) = self.tasks.pop_front() {
             write.await;
         }
     }

@@ -7,11 +7,11 @@
 //! filter answers for but the one that has the key.
 //!
 //! What lies dead in older runs is not given back that way. The [`crate::sample::Census`] says how
-//! much there is: above [`DEAD_PERCENT_DUE`] all runs go into the last level, whatever their number,
-//! and take as many bars as it takes for [`DEAD_PERCENT`] to come together above them. So a tree that
-//! is overwritten is bounded in space, and its last level is rewritten all the time, in equal parts.
-//! One that only grows is never rewritten for it. A bar without writes tidies up more thoroughly
-//! ([`DEAD_PERCENT_IDLE`]).
+//! much there is: above [`DEAD_PERCENT_DUE`] all runs go into the last level, whatever their
+//! number, and take as many bars as it takes for [`DEAD_PERCENT`] to come together above them. So a
+//! tree that is overwritten is bounded in space, and its last level is rewritten all the time, in
+//! equal parts. One that only grows is never rewritten for it. A bar without writes tidies up more
+//! thoroughly ([`DEAD_PERCENT_IDLE`]).
 //!
 //! **Steps of a plan**, for one tree:
 //!
@@ -30,8 +30,8 @@
 //! they are, without a byte read, unless they hold tombstones that a merge would drop.
 //!
 //! Every bar is to merge about the same, since writers wait in one that merges more. Tables are too
-//! coarse a measure for it: a plan takes more of them than it needs, and says how many blocks are to
-//! be merged ([`Job::pace`]); where the slice ends is decided once the index blocks are read
+//! coarse a measure for it: a plan takes more of them than it needs, and says how many blocks are
+//! to be merged ([`Job::pace`]); where the slice ends is decided once the index blocks are read
 //! ([`super::blocks`]).
 //!
 //! Tables of which every key belongs to a dead generation are dropped whole, whatever their level

@@ -253,8 +253,8 @@ fn filling_writes_little_and_evenly() {
     });
 }
 
-/// Where keys are overwritten all the time, every bar has about the same to merge: the last level is
-/// written anew in equal parts, and level 0 is merged beside it.
+/// Where keys are overwritten all the time, every bar has about the same to merge: the last level
+/// is written anew in equal parts, and level 0 is merged beside it.
 #[test]
 fn overwriting_costs_about_the_same_in_every_bar() {
     run(|| async {

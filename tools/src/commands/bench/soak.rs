@@ -126,8 +126,8 @@ fn render(report: &Report) -> String {
     let of = |part: usize| bars.get((bars.len() * part / 100).min(bars.len().saturating_sub(1)));
     let [least, median, most] = [0, 50, 100].map(|part| of(part).copied().unwrap_or(0));
     text.push_str(&format!(
-        "\nwrite amplification {:.2}; {} bars, blocks merged in each: {least} at least, {median} in \
-         the\nmiddle, {most} at most\n\n",
+        "\nwrite amplification {:.2}; {} bars, blocks merged in each: {least} at least,\n\
+         {median} in the middle, {most} at most\n\n",
         report.write_amplification,
         bars.len(),
     ));
