@@ -41,8 +41,8 @@ pub struct Played {
     pub lost: u64,
     /// Checkpoints from which the node was seen to start.
     pub checkpoints: u64,
-    /// Scrubs of all shards that came to their end, and found nothing.
-    pub scrubs: u64,
+    /// Blocks that scrubs read, and found to be as they should.
+    pub scrubbed: u64,
 }
 
 impl Played {
@@ -58,7 +58,7 @@ impl Played {
         self.found += counts.found;
         self.lost += counts.lost;
         self.checkpoints += counts.checkpoints;
-        self.scrubs += simulation.scrubs();
+        self.scrubbed += simulation.scrubbed();
     }
 
     /// Adds what another run played.
@@ -68,7 +68,7 @@ impl Played {
         self.found += other.found;
         self.lost += other.lost;
         self.checkpoints += other.checkpoints;
-        self.scrubs += other.scrubs;
+        self.scrubbed += other.scrubbed;
     }
 }
 

@@ -26,7 +26,7 @@ pub const DIR: &str = "/data";
 /// Where the node listens.
 pub const PORT: u16 = 6400;
 /// So short that scrubs read blocks all the time.
-const SCRUB_CYCLE: Duration = Duration::from_millis(200);
+const SCRUB_CYCLE: Duration = Duration::from_millis(20);
 /// Bytes of page cache: so few that reads go to the disk.
 const CACHE_BYTES: u64 = 64 << 10;
 
@@ -84,9 +84,9 @@ impl Shape {
 pub struct Watch {
     stop: Event,
     stops: Cell<bool>,
-    /// Looks at a core, and scrub cycles that had come to their end at the last of them.
+    /// Looks at a core, and blocks that its scrubs had read at the last of them.
     looks: Cell<u64>,
-    cycles: Cell<u64>,
+    blocks: Cell<u64>,
 }
 
 impl Watch {
@@ -96,10 +96,10 @@ impl Watch {
         self.stop.notify();
     }
 
-    /// How often a core was looked at, and how many scrubs it had finished at most.
+    /// How often a core was looked at, and how many blocks its scrubs had read at most.
     #[must_use]
     pub fn seen(&self) -> (u64, u64) {
-        (self.looks.get(), self.cycles.get())
+        (self.looks.get(), self.blocks.get())
     }
 
     /// Nothing damages the disks of these worlds, so a scrub that finds something is wrong, or the
@@ -114,7 +114,7 @@ impl Watch {
         let faults = report.metrics.get(Counter::ScrubFaults);
         assert_eq!(faults, 0, "a scrub finds faults where there are none");
         self.looks.set(self.looks.get() + 1);
-        self.cycles.set(self.cycles.get().max(report.metrics.get(Counter::ScrubCycles)));
+        self.blocks.set(self.blocks.get().max(report.metrics.get(Counter::ScrubBlocks)));
     }
 }
 

@@ -90,7 +90,7 @@ pub struct Simulation {
     /// When the node last ended.
     died: u64,
     /// Scrubs that came to their end.
-    scrubs: u64,
+    scrubbed: u64,
 }
 
 /// A world in which every kind of delay happens.
@@ -142,7 +142,7 @@ impl Simulation {
         let hosts = (0..ledger.owners()).map(|owner| add(&format!("client {owner}"))).collect();
         let ledger = Rc::new(RefCell::new(ledger));
         let dice = Dice::new(seed, "flushes");
-        Simulation { world, node, shape, dice, hosts, ledger, began, died: began, scrubs: 0 }
+        Simulation { world, node, shape, dice, hosts, ledger, began, died: began, scrubbed: 0 }
     }
 
     /// The directory as it is now, between two lives.
@@ -158,10 +158,10 @@ impl Simulation {
         self.ledger.borrow().clone()
     }
 
-    /// Scrubs that came to their end, in all lives so far.
+    /// Blocks that scrubs read, in all lives so far.
     #[must_use]
-    pub fn scrubs(&self) -> u64 {
-        self.scrubs
+    pub fn scrubbed(&self) -> u64 {
+        self.scrubbed
     }
 
     /// The world, for faults.
@@ -217,8 +217,8 @@ impl Simulation {
         }
         let steps = self.world.node_steps(self.node);
         self.ended_well(end, &outcome)?;
-        let (looks, cycles) = watch.seen();
-        self.scrubs += cycles;
+        let (looks, blocks) = watch.seen();
+        self.scrubbed += blocks;
         if end == End::Stop && !crashed && looks == 0 {
             return Err(Violation("nobody asked the node what its scrubs found".into()));
         }

@@ -66,7 +66,7 @@ fn lives_that_end_anywhere() {
     if number("QUORATE_SEED").is_none() {
         assert!(played.points > 20 && played.in_recovery > 0, "{played:?}");
         assert!(played.lost > 0, "crashes came while writes were under way: {played:?}");
-        assert!(played.scrubs > 0, "scrubs read everything, and find nothing: {played:?}");
+        assert!(played.scrubbed > 100, "scrubs read, and find nothing: {played:?}");
     }
 }
 
