@@ -384,7 +384,7 @@ struct Slice {
 }
 
 /// Bytes of a slice, and what an entry counts beside its own bytes: comparing, hashing, framing.
-const SLICE_BYTES: usize = 64 << 10;
+const SLICE_BYTES: usize = 32 << 10;
 const SLICE_ENTRY: usize = 128;
 
 impl Slice {
@@ -494,8 +494,11 @@ impl<'a> Output<'a> {
                     self.builder().open_block(buffer, address);
                 }
                 Push::BlockFull => {
-                    let image = builder.close_block().expect("a full block is open");
+                    // Its filter and its checksum are a step of their own.
+                    ioring::yield_now().await;
+                    let image = self.builder().close_block().expect("a full block is open");
                     self.write(image).await;
+                    ioring::yield_now().await;
                 }
                 Push::TableFull => {
                     let within_key = builder.ends_with(entry.key);
@@ -576,15 +579,18 @@ impl<'a> Output<'a> {
         let Some(mut builder) = self.builder.take().filter(|builder| !builder.is_empty()) else {
             return;
         };
+        ioring::yield_now().await;
         if let Some(image) = builder.close_block() {
             self.write(image).await;
         }
+        ioring::yield_now().await;
         let buffer = self.context.grid.buffer().await;
         let address = acquire(self.context, &mut self.reservation, &mut self.acquired);
         let (image, table) = builder.finish(buffer, address);
         self.context.grid.keep_index(&table, &image.bytes);
         self.tables.push((self.level, Rc::new(TableInfo { run: self.run, ..table })));
         self.write(image).await;
+        ioring::yield_now().await;
     }
 
     /// Writes a large value into blocks of its own; gives the list that refers to them.

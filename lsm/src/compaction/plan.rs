@@ -635,7 +635,10 @@ impl<'p> Plan<'p> {
                 // Garbage comes in with every bar: before its share is the largest there may be.
                 let runs = manifest.runs().iter().filter(|run| run.number > group.number);
                 let newer: u64 = runs.map(|run| run.tables.blocks()).sum();
-                let garbage = last.blocks() * DEAD_PERCENT / (100 - DEAD_PERCENT);
+                // Before there is a last level, what lives is in the runs.
+                let stored = group.blocks() + last.blocks();
+                let live = last.blocks().max(stored * (100 - DEAD_PERCENT) / 100);
+                let garbage = live * DEAD_PERCENT / (100 - DEAD_PERCENT);
                 bars = bars.min((garbage - garbage / 8).saturating_sub(newer) / memtable);
             }
         }
