@@ -19,16 +19,13 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ioring::Instant;
-use rand::RngExt;
-use rand_xoshiro::Xoshiro256PlusPlus;
 use serde::Serialize;
 
 use super::cases::Shared;
+use super::steady::{Done, Writer};
 use super::store::Span;
-use super::{EngineError, Options, data};
+use super::{EngineError, Options};
 use crate::report::{Latencies, LatencySummary};
-use crate::workload::random_stream;
 
 /// How long before and after a checkpoint counts as its neighbourhood.
 pub const WINDOW: Duration = Duration::from_millis(50);
@@ -66,16 +63,9 @@ pub fn run(
         let what = "the rate is 1 to 100 percent of the most";
         return Err(EngineError::Options(what.to_owned()));
     }
-    let folder = options.directory.join("quorate-bench-checkpoint");
-    std::fs::create_dir_all(&folder)
-        .map_err(|error| EngineError::Options(format!("{}: {error}", folder.display())))?;
-    let owned = folder.clone();
-    let result = super::on_core(options, move |options| async move {
-        measure(&owned, &options, percent, &progress).await
-    });
-    // What was measured is not needed any more; what cannot be removed does no harm.
-    let _ = std::fs::remove_dir_all(&folder);
-    result
+    super::in_folder(options, "quorate-bench-checkpoint", move |folder, options| async move {
+        measure(&folder, &options, percent, &progress).await
+    })
 }
 
 async fn measure(
@@ -86,38 +76,31 @@ async fn measure(
 ) -> Result<Report, EngineError> {
     progress("filling");
     let shared = Shared::create(folder, options, Rc::new(|_| ())).await?;
-    let mut writer = Writer {
-        shared: &shared,
-        random: random_stream(options.seed, 1 << 41),
-        keys: options.keys,
-        batch: options.batch,
-        numbers: Vec::with_capacity(options.batch),
-    };
+    let mut writer = Writer::new(&shared, options, 0, 1 << 41);
     writer.fill().await?;
     progress("looking for the most");
-    let most = writer.most(options.duration / MOST_SHARE).await?;
+    let most = writer.most(options.duration / MOST_SHARE, 1).await?;
     let rate = most * f64::from(percent) / 100.0;
     progress(&format!("{rate:.0} operations a second"));
     let before = shared.store().spans().len();
-    let ops = writer.paced(options.duration, rate).await?;
+    // Nothing is allocated while it is measured.
+    let ops_max = options.duration.as_secs_f64() * rate / options.batch as f64;
+    let mut ops = Vec::with_capacity(ops_max as usize + 2);
+    let note = |op| {
+        ops.push(op);
+        true
+    };
+    writer.paced(options.duration, rate, note).await?;
     let spans = shared.store().spans().split_off(before);
     shared.read_back(super::Work::Overwrite).await?;
     Ok(report(most, rate, &ops, &spans))
-}
-
-/// An op: when it was due, when it was done, and how many writes it had.
-#[derive(Clone, Copy)]
-struct Done {
-    due: Instant,
-    ended: Instant,
-    operations: u32,
 }
 
 fn report(most: f64, rate: f64, ops: &[Done], spans: &[Span]) -> Report {
     let mut phases = [(); 4].map(|()| Latencies::default());
     for op in ops {
         let phase = phase(op, spans);
-        phases[phase].record_many(op.ended.since(op.due), u64::from(op.operations));
+        phases[phase].record_many(op.latency(), op.operations);
     }
     let mut lasted = Latencies::default();
     spans.iter().for_each(|span| lasted.record(span.durable.since(span.began)));
@@ -147,70 +130,10 @@ fn phase(op: &Done, spans: &[Span]) -> usize {
     if spans.get(next).is_some_and(soon) { 0 } else { 3 }
 }
 
-struct Writer<'a> {
-    shared: &'a Shared,
-    random: Xoshiro256PlusPlus,
-    keys: u64,
-    batch: usize,
-    numbers: Vec<u64>,
-}
-
-impl Writer<'_> {
-    async fn fill(&mut self) -> Result<(), EngineError> {
-        for first in (0..self.keys).step_by(self.batch) {
-            self.numbers.clear();
-            let end = (first + self.batch as u64).min(self.keys);
-            self.numbers.extend((first..end).map(|index| data::scatter(index, self.keys)));
-            self.shared.write_keys(&self.numbers, false).await?;
-            ioring::yield_now().await;
-        }
-        Ok(())
-    }
-
-    /// Changes some keys in one op; how many.
-    async fn change(&mut self) -> Result<u32, EngineError> {
-        self.numbers.clear();
-        for _ in 0..self.batch {
-            self.numbers.push(self.random.random_range(0..self.keys));
-        }
-        // An op changes a key once.
-        self.numbers.sort_unstable();
-        self.numbers.dedup();
-        self.shared.write_keys(&self.numbers, false).await?;
-        Ok(self.numbers.len() as u32)
-    }
-
-    async fn most(&mut self, time: Duration) -> Result<f64, EngineError> {
-        let (start, mut operations) = (ioring::now(), 0_u64);
-        while ioring::now().since(start) < time || operations == 0 {
-            operations += u64::from(self.change().await?);
-            ioring::yield_now().await;
-        }
-        Ok(operations as f64 / ioring::now().since(start).as_secs_f64())
-    }
-
-    async fn paced(&mut self, time: Duration, rate: f64) -> Result<Vec<Done>, EngineError> {
-        let interval = Duration::from_secs_f64(self.batch as f64 / rate);
-        let mut ops =
-            Vec::with_capacity((time.as_secs_f64() / interval.as_secs_f64()) as usize + 1);
-        let start = ioring::now();
-        let mut due = start;
-        while due < start + time {
-            // Others have their turn even if this one is late.
-            ioring::yield_now().await;
-            while ioring::now() < due {
-                ioring::yield_now().await;
-            }
-            let operations = self.change().await?;
-            ops.push(Done { due, ended: ioring::now(), operations });
-            due = due + interval;
-        }
-        Ok(ops)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use ioring::Instant;
+
     use super::*;
 
     #[test]

@@ -34,6 +34,7 @@ pub mod checkpoint;
 pub mod data;
 pub(crate) mod plan;
 pub mod soak;
+mod steady;
 pub mod store;
 pub(crate) mod tally;
 
@@ -220,18 +221,27 @@ pub fn run(
     progress: impl Fn(&Progress) + Send + 'static,
 ) -> Result<Vec<Row>, EngineError> {
     check(options)?;
-    let folder = options.directory.join("quorate-bench-engine");
-    std::fs::create_dir_all(&folder)
-        .map_err(|error| EngineError::Options(format!("{}: {error}", folder.display())))?;
-    let owned = folder.clone();
-    let result = on_core(options, move |options| async move {
-        let mut cases = cases::Cases::new(&owned, &options, Rc::new(progress));
+    in_folder(options, "quorate-bench-engine", move |folder, options| async move {
+        let mut cases = cases::Cases::new(&folder, &options, Rc::new(progress));
         let mut rows = Vec::new();
         for work in WORKS {
             rows.push(cases.measure(work).await?);
         }
         Ok(rows)
-    });
+    })
+}
+
+/// Runs `main` on the core that is asked for, in a folder of its own.
+fn in_folder<R: Send + 'static, F: Future<Output = Result<R, EngineError>> + 'static>(
+    options: &Options,
+    name: &str,
+    main: impl FnOnce(PathBuf, Options) -> F + Send + 'static,
+) -> Result<R, EngineError> {
+    let folder = options.directory.join(name);
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| EngineError::Options(format!("{}: {error}", folder.display())))?;
+    let owned = folder.clone();
+    let result = on_core(options, move |options| main(owned, options));
     // What was measured is not needed any more; what cannot be removed does no harm.
     let _ = std::fs::remove_dir_all(&folder);
     result

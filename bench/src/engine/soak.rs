@@ -20,16 +20,13 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ioring::Instant;
-use rand::RngExt;
-use rand_xoshiro::Xoshiro256PlusPlus;
 use serde::Serialize;
 
 use super::cases::{SAMPLE, Shared};
+use super::steady::{Done, Writer};
 use super::{EngineError, Options, data};
 use crate::host::ProcessUse;
 use crate::report::{Latencies, LatencySummary};
-use crate::workload::random_stream;
 
 /// How long the soak goes on before the control has its turn.
 const TURN: Duration = Duration::from_secs(10);
@@ -39,8 +36,6 @@ const CONTROL_SHARE: u32 = 10;
 const CONTROL_BARS_MAX: usize = 64;
 /// The part of the whole time in which the most is looked for, at least.
 const MOST_SHARE: u32 = 10;
-/// Who waits longer than this sleeps; a timer is not exact enough for less.
-const SLEEP_MIN: Duration = Duration::from_micros(500);
 
 /// What is asked for beside what the other measurements ask for.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -149,16 +144,9 @@ pub fn run(
         let what = "the rate is 1 to 100 percent of the most, deletes are at most 90 percent";
         return Err(EngineError::Options(what.to_owned()));
     }
-    let folder = options.directory.join("quorate-bench-soak");
-    std::fs::create_dir_all(&folder)
-        .map_err(|error| EngineError::Options(format!("{}: {error}", folder.display())))?;
-    let owned = folder.clone();
-    let result = super::on_core(options, move |options| async move {
-        soak(&owned, &options, load, &progress).await
-    });
-    // What was measured is not needed any more; what cannot be removed does no harm.
-    let _ = std::fs::remove_dir_all(&folder);
-    result
+    super::in_folder(options, "quorate-bench-soak", move |folder, options| async move {
+        soak(&folder, &options, load, &progress).await
+    })
 }
 
 async fn soak(
@@ -169,11 +157,12 @@ async fn soak(
 ) -> Result<Report, EngineError> {
     progress("filling");
     let shared = Shared::create(folder, options, Rc::new(|_| ())).await?;
-    fill(&shared, options.keys, options.batch as u64).await?;
-    let random = random_stream(options.seed, 1 << 40);
-    let mut writer = Writer { shared: &shared, load, options, random, numbers: Vec::new() };
+    let mut writer = Writer::new(&shared, options, load.deletes, 1 << 40);
+    writer.fill().await?;
     progress("looking for the most");
-    let most = writer.most(load.duration / MOST_SHARE).await?;
+    let half = load.duration / MOST_SHARE / 2;
+    writer.most(half, options.keys).await?;
+    let most = writer.most(half, options.keys).await?;
     let rate = load.rate.map_or(most * f64::from(load.percent) / 100.0, f64::from);
     let (mut soaked, mut control) = (Soaked::default(), Latencies::default());
     let (mut given, mut written, mut resident) = (0, 0, Vec::new());
@@ -182,11 +171,12 @@ async fn soak(
     for turn in 0..turns {
         progress(&format!("turn {} of {turns}, {rate:.0} operations a second", turn + 1));
         let before = bytes();
-        writer.soak(load.duration / turns, rate, &mut soaked).await?;
+        soak_turn(&mut writer, load.duration / turns, rate, &mut soaked).await?;
         let after = bytes();
         (given, written) = (given + after.0 - before.0, written + after.1 - before.1);
         resident.push(resident_bytes());
-        writer.control(load.duration / turns / CONTROL_SHARE, rate, &mut control).await?;
+        let time = load.duration / turns / CONTROL_SHARE;
+        control_turn(&mut writer, time, rate, &mut control).await?;
     }
     progress("settling");
     shared.store().idle().await?;
@@ -210,22 +200,6 @@ fn resident_bytes() -> u64 {
     ProcessUse::read(std::process::id()).unwrap_or_default().resident_bytes
 }
 
-async fn fill(shared: &Shared, keys: u64, batch: u64) -> Result<(), EngineError> {
-    let mut numbers = Vec::with_capacity(batch as usize);
-    let mut index = 0;
-    while index < keys {
-        numbers.clear();
-        let end = (index + batch).min(keys);
-        numbers.extend((index..end).map(|index| data::scatter(index, keys)));
-        shared.write_keys(&numbers, false).await?;
-        index = end;
-        if index % (batch * 64) == 0 {
-            ioring::yield_now().await;
-        }
-    }
-    Ok(())
-}
-
 /// What the turns of the soak came to.
 #[derive(Default)]
 struct Soaked {
@@ -242,150 +216,66 @@ impl Soaked {
     }
 }
 
-/// Whose writes are measured.
-struct Writer<'a> {
-    shared: &'a Shared,
-    load: Load,
-    options: &'a Options,
-    random: Xoshiro256PlusPlus,
-    numbers: Vec<u64>,
+async fn soak_turn(
+    writer: &mut Writer<'_>,
+    time: Duration,
+    rate: f64,
+    to: &mut Soaked,
+) -> Result<(), EngineError> {
+    let (shared, start) = (writer.shared, ioring::now());
+    let mut seconds = vec![Second::default(); time.as_secs() as usize];
+    let stats = || shared.store().with(|forest| forest.stats());
+    let Soaked { latencies, seconds: all, bars } = to;
+    let mut bar = stats();
+    let note = |op: Done| {
+        let Done { ended, operations, .. } = op;
+        let latency = op.latency();
+        latencies.record_many(latency, operations);
+        let now = stats();
+        if now.bars != bar.bars {
+            bars.push(bar.work);
+        }
+        bar = now;
+        // What ends in the last, partial second is in the latencies only.
+        if let Some(second) = seconds.get_mut(ended.since(start).as_secs() as usize) {
+            second.operations += operations;
+            second.max_us = second.max_us.max(latency.as_secs_f64() * 1e6);
+            second.debt = now.debt;
+        }
+        true
+    };
+    writer.paced(time, rate, note).await?;
+    all.append(&mut seconds);
+    Ok(())
 }
 
-impl Writer<'_> {
-    /// Changes some keys in one op; how many.
-    async fn change(&mut self) -> Result<u64, EngineError> {
-        let keys = self.options.keys;
-        self.numbers.clear();
-        for _ in 0..self.options.batch {
-            self.numbers.push(self.random.random_range(0..keys));
-        }
-        // An op changes a key once.
-        self.numbers.sort_unstable();
-        self.numbers.dedup();
-        let delete = self.random.random_range(0..100) < self.load.deletes;
-        self.shared.write_keys(&self.numbers, delete).await?;
-        Ok(self.numbers.len() as u64)
-    }
-
-    /// Operations a second, as fast as it goes, in the second of two halves.
-    async fn most(&mut self, time: Duration) -> Result<f64, EngineError> {
-        let mut rate = 0.0;
-        for _ in 0..2 {
-            let (start, mut operations) = (ioring::now(), 0);
-            while operations < self.options.keys || ioring::now().since(start) < time / 2 {
-                operations += self.change().await?;
-                ioring::yield_now().await;
+async fn control_turn(
+    writer: &mut Writer<'_>,
+    time: Duration,
+    rate: f64,
+    to: &mut Latencies,
+) -> Result<(), EngineError> {
+    let bars = |shared: &Shared| shared.store().with(|forest| forest.stats().bars);
+    let mut left = time;
+    for _ in 0..CONTROL_BARS_MAX {
+        writer.shared.store().finish_jobs().await;
+        let (shared, bar, start) = (writer.shared, bars(writer.shared), ioring::now());
+        let last = Cell::new(start);
+        let note = |op: Done| {
+            let same = bars(shared) == bar;
+            if same {
+                to.record_many(op.latency(), op.operations);
+                last.set(op.ended);
             }
-            rate = operations as f64 / ioring::now().since(start).as_secs_f64();
-        }
-        Ok(rate)
-    }
-
-    async fn soak(
-        &mut self,
-        time: Duration,
-        rate: f64,
-        to: &mut Soaked,
-    ) -> Result<(), EngineError> {
-        let start = ioring::now();
-        let mut seconds = vec![Second::default(); time.as_secs() as usize];
-        let stats = || self.shared.store().with(|forest| forest.stats());
-        let Soaked { latencies, seconds: all, bars } = to;
-        let mut bar = stats();
-        let note = |ended: Instant, latency: Duration, operations: u64| {
-            latencies.record_many(latency, operations);
-            let now = stats();
-            if now.bars != bar.bars {
-                bars.push(bar.work);
-            }
-            bar = now;
-            // What ends in the last, partial second is in the latencies only.
-            if let Some(second) = seconds.get_mut(ended.since(start).as_secs() as usize) {
-                second.operations += operations;
-                second.max_us = second.max_us.max(latency.as_secs_f64() * 1e6);
-                second.debt = now.debt;
-            }
-            true
+            same
         };
-        self.paced(start, time, rate, note).await?;
-        all.append(&mut seconds);
-        Ok(())
-    }
-
-    async fn control(
-        &mut self,
-        time: Duration,
-        rate: f64,
-        to: &mut Latencies,
-    ) -> Result<(), EngineError> {
-        let bars = |shared: &Shared| shared.store().with(|forest| forest.stats().bars);
-        let mut left = time;
-        for _ in 0..CONTROL_BARS_MAX {
-            self.shared.store().finish_jobs().await;
-            let (shared, bar, start) = (self.shared, bars(self.shared), ioring::now());
-            let last = Cell::new(start);
-            let note = |ended: Instant, latency: Duration, operations: u64| {
-                let same = bars(shared) == bar;
-                if same {
-                    to.record_many(latency, operations);
-                    last.set(ended);
-                }
-                same
-            };
-            self.paced(start, left, rate, note).await?;
-            left = left.saturating_sub(last.get().since(start));
-            if left.is_zero() {
-                break;
-            }
+        writer.paced(left, rate, note).await?;
+        left = left.saturating_sub(last.get().since(start));
+        if left.is_zero() {
+            break;
         }
-        Ok(())
     }
-
-    /// Ops at a steady rate, until the time is over or `note` says that it is enough.
-    async fn paced(
-        &mut self,
-        start: Instant,
-        time: Duration,
-        rate: f64,
-        mut note: impl FnMut(Instant, Duration, u64) -> bool,
-    ) -> Result<(), EngineError> {
-        let interval = Duration::from_secs_f64(self.options.batch as f64 / rate);
-        let mut due = start;
-        while due < start + time {
-            wait_until(due).await;
-            let operations = self.change().await?;
-            let ended = ioring::now();
-            if !note(ended, ended.since(due), operations) {
-                break;
-            }
-            due = due + interval;
-        }
-        Ok(())
-    }
-}
-
-/// Waits for a moment, letting others work.
-async fn wait_until(due: Instant) {
-    // Others have their turn even if this one is late.
-    ioring::yield_now().await;
-    if ioring::now() >= due {
-        return;
-    }
-    // Whose work comes from elsewhere takes nothing of the core while there is none: as a
-    // foreground task this one would have five times the share of the merges, for nothing.
-    let clock = ioring::spawn(ioring::Queue::Background, "clock", async move {
-        loop {
-            let now = ioring::now();
-            if now >= due {
-                return;
-            }
-            match due.since(now).checked_sub(SLEEP_MIN) {
-                Some(long) if !long.is_zero() => ioring::sleep(long).await,
-                _ => ioring::yield_now().await,
-            }
-        }
-    });
-    clock.await;
+    Ok(())
 }
 
 /// Keys whose entries take ten times what memtables and cache hold.

@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     duration: Duration,
     /// Hundredths of the highest rate to ask for
     #[arg(long, value_name = "PERCENT", default_value_t = 50)]
-    rate: u32,
+    share: u32,
     /// Number of keys
     #[arg(long, value_name = "COUNT", default_value_t = 200_000)]
     keys: u64,
@@ -66,7 +66,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     };
     let line = Line::new();
     let shown = line.clone();
-    let result = checkpoint::run(&options, arguments.rate, move |what| shown.say(what.to_owned()));
+    let result = checkpoint::run(&options, arguments.share, move |what| shown.say(what.to_owned()));
     line.finish();
     let report = result.map_err(engine_failure)?;
     let settings = format_args!(
@@ -79,7 +79,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         options.cpu,
         options.batch,
         arguments.duration,
-        arguments.rate,
+        arguments.share,
     );
     arguments.printing.print_as("checkpoint", &report, settings, render);
     Ok(())
