@@ -3,6 +3,8 @@
 //! Read from `/proc` and `/sys`; what cannot be read is said to be unknown, never guessed.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -82,6 +84,39 @@ impl ProcessUse {
             resident_bytes: self.resident_bytes,
             written_bytes: self.written_bytes.saturating_sub(earlier.written_bytes),
         }
+    }
+}
+
+/// What a block device has done so far, from `/sys/dev/block`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DeviceUse {
+    reads: u64,
+    read_ms: u64,
+    writes: u64,
+    write_ms: u64,
+}
+
+impl DeviceUse {
+    /// Reads the counters of the device that has this folder; `None` when the folder is on none.
+    pub fn read(folder: &Path) -> Option<DeviceUse> {
+        let device = fs::metadata(folder).ok()?.dev();
+        // As glibc's `major` and `minor` have it.
+        let major = (device >> 8) & 0xfff | (device >> 32) & !0xfff;
+        let minor = device & 0xff | (device >> 12) & !0xff;
+        let text = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?;
+        let fields: Vec<u64> = text.split_whitespace().filter_map(|f| f.parse().ok()).collect();
+        let at = |index: usize| fields.get(index).copied();
+        Some(DeviceUse { reads: at(0)?, read_ms: at(3)?, writes: at(4)?, write_ms: at(7)? })
+    }
+
+    /// How long a read and a write took on average since `earlier`, in microseconds; 0 of none.
+    pub fn latencies_us(&self, earlier: &DeviceUse) -> [f64; 2] {
+        let mean =
+            |ms: u64, count: u64| if count == 0 { 0.0 } else { ms as f64 * 1e3 / count as f64 };
+        [
+            mean(self.read_ms - earlier.read_ms, self.reads - earlier.reads),
+            mean(self.write_ms - earlier.write_ms, self.writes - earlier.writes),
+        ]
     }
 }
 

@@ -200,6 +200,11 @@ impl Shared {
         &self.store
     }
 
+    /// On the disk that is used.
+    pub(super) fn folder(&self) -> &Path {
+        &self.options.directory
+    }
+
     /// Bytes of keys and values written since the start or the last read-back.
     pub(super) fn bytes_given(&self) -> u64 {
         self.tally.borrow().bytes_written

@@ -32,6 +32,7 @@
 pub(crate) mod cases;
 pub mod checkpoint;
 pub mod data;
+mod gauge;
 pub(crate) mod plan;
 pub mod soak;
 mod steady;

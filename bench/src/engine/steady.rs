@@ -2,9 +2,11 @@
 //! before is done, and its latency counts from there.
 //!
 //! Load and engine share a core. A client whose requests come from elsewhere takes nothing of it
-//! while there are none, so who waits for an op's moment waits as a background task: as a foreground
-//! task it would have five times the share of the merges, for nothing.
+//! while there are none, so who waits for an op's moment waits as a background task: as a
+//! foreground task it would have five times the share of the merges, for nothing.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use ioring::Instant;
@@ -44,6 +46,17 @@ pub(super) struct Writer<'a> {
     deletes: u32,
     random: Xoshiro256PlusPlus,
     numbers: Vec<u64>,
+    spare: Spare,
+}
+
+/// How often who waits for an op's moment got the core.
+#[derive(Clone, Default)]
+pub(super) struct Spare(Rc<Cell<u64>>);
+
+impl Spare {
+    pub(super) fn turns(&self) -> u64 {
+        self.0.get()
+    }
 }
 
 impl<'a> Writer<'a> {
@@ -51,7 +64,12 @@ impl<'a> Writer<'a> {
     pub(super) fn new(shared: &'a Shared, options: &Options, deletes: u32, stream: u64) -> Self {
         let Options { keys, batch, seed, .. } = *options;
         let random = random_stream(seed, stream);
-        Writer { shared, keys, batch, deletes, random, numbers: Vec::with_capacity(batch) }
+        let (numbers, spare) = (Vec::with_capacity(batch), Spare::default());
+        Writer { shared, keys, batch, deletes, random, numbers, spare }
+    }
+
+    pub(super) fn spare(&self) -> Spare {
+        self.spare.clone()
     }
 
     /// Writes every key once, scattered.
@@ -103,7 +121,7 @@ impl<'a> Writer<'a> {
         let start = ioring::now();
         let mut due = start;
         while due < start + time {
-            wait_until(due).await;
+            wait_until(due, &self.spare).await;
             let operations = self.change().await?;
             if !note(Done { due, ended: ioring::now(), operations }) {
                 break;
@@ -115,7 +133,8 @@ impl<'a> Writer<'a> {
 }
 
 /// Waits for a moment, letting others work.
-async fn wait_until(due: Instant) {
+async fn wait_until(due: Instant, spare: &Spare) {
+    let spare = spare.clone();
     // Others have their turn even if this one is late.
     ioring::yield_now().await;
     if ioring::now() >= due {
@@ -127,6 +146,7 @@ async fn wait_until(due: Instant) {
             if now >= due {
                 return;
             }
+            spare.0.set(spare.0.get() + 1);
             match due.since(now).checked_sub(SLEEP_MIN) {
                 Some(long) if !long.is_zero() => ioring::sleep(long).await,
                 _ => ioring::yield_now().await,

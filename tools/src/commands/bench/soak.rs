@@ -121,15 +121,17 @@ fn render(report: &Report) -> String {
             latency.max_us
         ));
     }
-    let mut bars = report.bars.clone();
+    let mut bars: Vec<u64> = report.bars.iter().map(|bar| bar.blocks).collect();
     bars.sort_unstable();
     let of = |part: usize| bars.get((bars.len() * part / 100).min(bars.len().saturating_sub(1)));
     let [least, median, most] = [0, 50, 100].map(|part| of(part).copied().unwrap_or(0));
     text.push_str(&format!(
         "\nwrite amplification {:.2}; {} bars, blocks merged in each: {least} at least,\n\
-         {median} in the middle, {most} at most\n\n",
+         {median} in the middle, {most} at most\n\
+         fixed work took {:.2} x as long in the core's slowest second as usual\n\n",
         report.write_amplification,
         bars.len(),
+        report.slowest_second,
     ));
     for promise in report.promises() {
         let (at, held) = (if promise.least { "at least" } else { "at most" }, promise.held());

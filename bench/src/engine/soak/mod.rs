@@ -12,6 +12,9 @@
 //! 5. In the end it is left alone until it has nothing more to do. A sample is read back, and space
 //!    is looked at.
 //!
+//! A [`gauge`](super::gauge) tells how fast the core was in every second: a load that is steady by
+//! the clock is not so by a core that slows down.
+//!
 //! Soak and control take turns, so that a noisy moment of the machine hits both. What is promised
 //! of the two is in [`Report::promises`].
 
@@ -23,10 +26,17 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::cases::{SAMPLE, Shared};
+use super::gauge::Gauge;
 use super::steady::{Done, Writer};
 use super::{EngineError, Options, data};
 use crate::host::ProcessUse;
 use crate::report::{Latencies, LatencySummary};
+
+mod turn;
+
+pub use turn::{Bar, Second};
+
+use turn::Soaked;
 
 /// How long the soak goes on before the control has its turn.
 const TURN: Duration = Duration::from_secs(10);
@@ -50,17 +60,6 @@ pub struct Load {
     pub deletes: u32,
 }
 
-/// A second of the soak.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
-pub struct Second {
-    /// Writes and deletes done in it.
-    pub operations: u64,
-    /// The longest that one of them took, in microseconds.
-    pub max_us: f64,
-    /// Blocks that the bar's jobs were behind at its end.
-    pub debt: u64,
-}
-
 /// What came of it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
@@ -76,10 +75,12 @@ pub struct Report {
     pub control: LatencySummary,
     /// Second by second.
     pub seconds: Vec<Second>,
-    /// What the jobs of each bar had to read, in blocks.
-    pub bars: Vec<u64>,
+    /// Bar by bar.
+    pub bars: Vec<Bar>,
     /// The least that was done in a second, over the mean.
     pub least_second: f64,
+    /// What fixed work took in the core's slowest second, over what it took in the middle one.
+    pub slowest_second: f64,
     /// Bytes written to the grid over bytes given, while it soaked.
     pub write_amplification: f64,
     /// Bytes of blocks in use over bytes that exist, once nothing was left to do.
@@ -165,13 +166,14 @@ async fn soak(
     let most = writer.most(half, options.keys).await?;
     let rate = load.rate.map_or(most * f64::from(load.percent) / 100.0, f64::from);
     let (mut soaked, mut control) = (Soaked::default(), Latencies::default());
+    let mut gauge = Gauge::new();
     let (mut given, mut written, mut resident) = (0, 0, Vec::new());
     let bytes = || (shared.bytes_given(), shared.store().stats().write_bytes);
     let turns = load.duration.as_secs().div_ceil(TURN.as_secs()).max(1) as u32;
     for turn in 0..turns {
         progress(&format!("turn {} of {turns}, {rate:.0} operations a second", turn + 1));
         let before = bytes();
-        soak_turn(&mut writer, load.duration / turns, rate, &mut soaked).await?;
+        soaked.turn(&mut writer, load.duration / turns, rate, &mut gauge).await?;
         let after = bytes();
         (given, written) = (given + after.0 - before.0, written + after.1 - before.1);
         resident.push(resident_bytes());
@@ -188,6 +190,7 @@ async fn soak(
         soak: soaked.latencies.summary(),
         control: control.summary(),
         least_second: soaked.least_second(),
+        slowest_second: soaked.slowest_second(),
         seconds: soaked.seconds,
         bars: soaked.bars,
         write_amplification: written as f64 / given as f64,
@@ -198,55 +201,6 @@ async fn soak(
 
 fn resident_bytes() -> u64 {
     ProcessUse::read(std::process::id()).unwrap_or_default().resident_bytes
-}
-
-/// What the turns of the soak came to.
-#[derive(Default)]
-struct Soaked {
-    latencies: Latencies,
-    seconds: Vec<Second>,
-    bars: Vec<u64>,
-}
-
-impl Soaked {
-    fn least_second(&self) -> f64 {
-        let operations = self.seconds.iter().map(|second| second.operations);
-        let mean = operations.clone().sum::<u64>() as f64 / self.seconds.len().max(1) as f64;
-        operations.min().unwrap_or(0) as f64 / mean
-    }
-}
-
-async fn soak_turn(
-    writer: &mut Writer<'_>,
-    time: Duration,
-    rate: f64,
-    to: &mut Soaked,
-) -> Result<(), EngineError> {
-    let (shared, start) = (writer.shared, ioring::now());
-    let mut seconds = vec![Second::default(); time.as_secs() as usize];
-    let stats = || shared.store().with(|forest| forest.stats());
-    let Soaked { latencies, seconds: all, bars } = to;
-    let mut bar = stats();
-    let note = |op: Done| {
-        let Done { ended, operations, .. } = op;
-        let latency = op.latency();
-        latencies.record_many(latency, operations);
-        let now = stats();
-        if now.bars != bar.bars {
-            bars.push(bar.work);
-        }
-        bar = now;
-        // What ends in the last, partial second is in the latencies only.
-        if let Some(second) = seconds.get_mut(ended.since(start).as_secs() as usize) {
-            second.operations += operations;
-            second.max_us = second.max_us.max(latency.as_secs_f64() * 1e6);
-            second.debt = now.debt;
-        }
-        true
-    };
-    writer.paced(time, rate, note).await?;
-    all.append(&mut seconds);
-    Ok(())
 }
 
 async fn control_turn(
@@ -323,13 +277,5 @@ mod tests {
         let promise = |found, least| Promise { name: "", found, bound: 2.0, least };
         assert!(promise(1.0, false).held() && !promise(3.0, false).held());
         assert!(!promise(1.0, true).held() && promise(3.0, true).held());
-    }
-
-    #[test]
-    fn the_least_second_is_told_by_its_share() {
-        let second = |operations| Second { operations, ..Second::default() };
-        let seconds = vec![second(90), second(120), second(90)];
-        let soaked = Soaked { seconds, ..Soaked::default() };
-        assert!((soaked.least_second() - 0.9).abs() < 1e-9);
     }
 }
