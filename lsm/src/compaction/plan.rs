@@ -75,7 +75,7 @@ const DROPPED_MAX: usize = 512;
 /// Runs that one job merges at most: it holds two blocks of each.
 pub(crate) const GROUP_RUNS_MAX: usize = 16;
 /// Value blocks of a slice for each of its runs at least: what is cut is read and written for it.
-const SLICE_BLOCKS_PER_RUN: u64 = 8;
+const SLICE_BLOCKS_PER_RUN: u64 = 4;
 /// Blocks that the upper part of a cut table takes beside those it keeps: the rest of a value
 /// block, and an index block; twice, should the index block have been full.
 const CUT_BLOCKS_MAX: u64 = 4;
@@ -615,7 +615,6 @@ impl<'p> Plan<'p> {
     /// equal parts, with as much time to spare.
     fn pace(&self, group: &Group<'_>) -> u64 {
         let (config, manifest) = (self.setting.config, self.manifest);
-        let memtable = memtable_blocks(config);
         let from = group.runs.iter().map(|run| run.level).max().unwrap_or(LevelNumber(0));
         let newer = manifest.runs_of(from).filter(|run| run.number > group.number).count() as u64;
         let period: u64 = (0..from.0).map(|level| runs_max(config, LevelNumber(level))).product();
@@ -639,12 +638,21 @@ impl<'p> Plan<'p> {
                 let stored = group.blocks() + last.blocks();
                 let live = last.blocks().max(stored * (100 - DEAD_PERCENT) / 100);
                 let garbage = live * DEAD_PERCENT / (100 - DEAD_PERCENT);
-                bars = bars.min((garbage - garbage / 8).saturating_sub(newer) / memtable);
+                bars = bars.min((garbage - garbage / 8).saturating_sub(newer) / self.inflow());
             }
         }
         let least = SLICE_BLOCKS_PER_RUN * group.runs.len() as u64;
-        let least = least.max(if self.idle { 4 * memtable } else { memtable });
+        let least = least.max(if self.idle { 4 * memtable_blocks(config) } else { 0 });
         remaining.div_ceil(bars.max(1)).max(least)
+    }
+
+    /// Blocks that a bar adds to the runs: as many as the largest that was flushed of late has. A
+    /// memtable takes more memory than its run takes blocks; taking the one for the other would
+    /// have a group begin in a hurry, and end with little to do.
+    fn inflow(&self) -> u64 {
+        let flushed = self.manifest.runs_of(LevelNumber(0)).map(|run| run.tables.blocks()).max();
+        let memtable = memtable_blocks(self.setting.config);
+        flushed.map_or(memtable, |blocks| blocks.clamp(1, memtable))
     }
 
     fn is_all_dead(&self, table: &TableInfo) -> bool {

@@ -288,8 +288,8 @@ fn overwriting_costs_about_the_same_in_every_bar() {
         let mean = works.iter().sum::<u64>() / works.len() as u64;
         let (least, most) = (works.iter().min().unwrap(), works.iter().max().unwrap());
         println!("{least} to {most} blocks a bar, {mean} on average: {works:?}");
-        assert!(*most <= 2 * mean, "a bar of {most} blocks, {mean} on average");
-        assert!(*least >= mean / 3, "a bar of {least} blocks, {mean} on average");
+        assert!(5 * *most <= 7 * mean, "a bar of {most} blocks, {mean} on average");
+        assert!(2 * *least >= mean, "a bar of {least} blocks, {mean} on average");
         assert!(first <= 2 * mean, "a bar of {first} blocks at first, {mean} on average");
         assert!(driver.forest.verify().await.is_empty());
     });
