@@ -44,6 +44,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use crate::buffer::{Buffer, Frozen};
 use crate::fatal::Fatal;
@@ -174,6 +175,8 @@ pub(crate) trait Driver {
     fn pause_receive(&self, socket: SocketId);
     /// Ends one or both directions; bytes accepted before are still sent.
     fn shutdown(&self, socket: SocketId, side: Side) -> io::Result<()>;
+    /// Fails a connection whose other end's kernel is silent for so long.
+    fn set_silence_max(&self, socket: SocketId, limit: Duration) -> io::Result<()>;
     /// Closes a socket; no operation on it is in flight.
     fn close_socket(&self, socket: SocketId);
 }

@@ -245,6 +245,13 @@ impl Stream {
         self.handle.driver.shutdown(self.handle.id, side)
     }
 
+    /// Gives the connection up, with an error to whoever sends or receives, once for about this
+    /// long the other end has not taken what was sent, or, on a connection without traffic, its
+    /// kernel has not answered the question whether it is still there. At least a second.
+    pub fn set_silence_max(&self, limit: Duration) -> io::Result<()> {
+        self.handle.driver.set_silence_max(self.handle.id, limit)
+    }
+
     /// The other end's address.
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer

@@ -26,8 +26,9 @@ impl RecvBuffer {
         RecvBuffer { bytes: Bytes::Provided(bytes) }
     }
 
-    /// Moves the bytes out of the core's buffer, which goes back at once.
-    pub(crate) fn detach(&mut self) {
+    /// Moves the bytes out of the core's buffer, which goes back at once: for a reader that has to
+    /// wait for something before it can look at the rest. Allocates.
+    pub fn detach(&mut self) {
         if let Bytes::Provided(bytes) = &self.bytes {
             self.bytes = Bytes::Owned(bytes.to_vec());
         }

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use super::dice::Dice;
 use super::disk::{Change, SimDisk};
@@ -276,6 +277,12 @@ impl Driver for SimDriver {
         let now = state.now;
         let (read, write) = (side != Side::Write, side != Side::Read);
         state.net.shutdown(now, socket.0, read, write)
+    }
+
+    fn set_silence_max(&self, socket: SocketId, limit: Duration) -> io::Result<()> {
+        let mut state = self.state.borrow_mut();
+        let now = state.now;
+        state.net.set_silence_max(now, socket.0, limit.as_nanos() as u64)
     }
 
     fn close_socket(&self, socket: SocketId) {

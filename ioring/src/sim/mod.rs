@@ -82,5 +82,5 @@ pub use config::{Clock, Config, DiskTiming, WORLD_BEGINS};
 pub use crash_points::{CrashPoint, every_crash_point};
 pub use dice::{Dice, TraceHash};
 pub use disk::{DiskConfig, FaultCounts, FaultPlan, ReadFault, SimDisk, WriteFault};
-pub use net::{NetConfig, SimNet};
+pub use net::{Disturbance, NetConfig, SimNet, Weather};
 pub use world::{Crash, NodeId, Outcome, Probe, Status, World};

@@ -549,6 +549,11 @@ impl Driver for UringDriver {
         socket_calls::shutdown(self.sockets.borrow().descriptor(socket.0 as u32), side)
     }
 
+    fn set_silence_max(&self, socket: SocketId, limit: std::time::Duration) -> io::Result<()> {
+        let descriptor = self.sockets.borrow().descriptor(socket.0 as u32);
+        socket_calls::set_silence_max(descriptor, limit)
+    }
+
     fn close_socket(&self, socket: SocketId) {
         let ask = self.sockets.borrow_mut().close(socket.0 as u32);
         self.ask(ask);

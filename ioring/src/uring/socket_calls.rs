@@ -39,11 +39,14 @@ fn open(family: i32) -> io::Result<Descriptor> {
 }
 
 fn set_option(descriptor: i32, level: i32, option: i32) -> io::Result<()> {
-    let on: libc::c_int = 1;
+    set_value(descriptor, level, option, 1)
+}
+
+fn set_value(descriptor: i32, level: i32, option: i32, value: libc::c_int) -> io::Result<()> {
     let size = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the value is a live int of the size given.
     let result =
-        unsafe { libc::setsockopt(descriptor, level, option, (&raw const on).cast(), size) };
+        unsafe { libc::setsockopt(descriptor, level, option, (&raw const value).cast(), size) };
     check(result).map(drop)
 }
 
@@ -107,6 +110,20 @@ pub(super) fn shutdown(descriptor: i32, side: Side) -> io::Result<()> {
     };
     // SAFETY: touches no memory.
     check(unsafe { libc::shutdown(descriptor, how) }).map(drop)
+}
+
+/// Bytes that were sent and are not answered fail the connection after `limit`; without such bytes
+/// the kernel asks three times within it.
+pub(super) fn set_silence_max(descriptor: i32, limit: Duration) -> io::Result<()> {
+    const QUESTIONS: i32 = 3;
+    let limit = limit.max(Duration::from_secs(1));
+    let milliseconds = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
+    let seconds = (milliseconds / 1000 / (QUESTIONS + 1)).max(1);
+    set_value(descriptor, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds)?;
+    set_value(descriptor, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, seconds)?;
+    set_value(descriptor, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, QUESTIONS)?;
+    set_value(descriptor, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, milliseconds)?;
+    set_option(descriptor, libc::SOL_SOCKET, libc::SO_KEEPALIVE)
 }
 
 /// The descriptor as a value that closes it.

@@ -1,6 +1,7 @@
 //! What a test does to a network from outside, and how it looks at it.
 
-use super::{End, NetConfig, SimNet, Socket};
+use super::weather::{Disturbance, Sky, Weather};
+use super::{Due, End, NetConfig, SimNet, Socket};
 
 impl SimNet {
     /// Blocks or opens the way from one node to another (one direction).
@@ -29,6 +30,36 @@ impl SimNet {
     /// Replaces delays, loss, window and bandwidth for what is sent from now on.
     pub fn set_config(&mut self, config: NetConfig) {
         self.links.config = config;
+    }
+
+    /// Lets disturbances come and go by themselves from now on, or, with none, ends them. Time
+    /// never stands still in a world with weather.
+    pub fn set_weather(&mut self, weather: Option<Weather>) {
+        let now = self.now;
+        self.links.sky = weather.map(|weather| Sky::new(weather, self.seed, now));
+        if let Some(sky) = &self.links.sky {
+            let next = sky.next_change();
+            self.at(next, Due::Weather);
+        }
+    }
+
+    /// How many disturbances of each kind the present weather has brought.
+    pub fn weather_counts(&self) -> Vec<(Disturbance, u64)> {
+        let counts = self.links.sky.as_ref().map_or_else(Default::default, |sky| sky.counts);
+        Disturbance::ALL.into_iter().zip(counts).collect()
+    }
+
+    pub(super) fn weather_changes(&mut self, now: u64) {
+        let Some(sky) = &mut self.links.sky else { return };
+        // What is left of weather that was replaced finds nothing due.
+        let reset = sky.change(now);
+        let next = sky.next_change();
+        if !self.due.values().any(|due| matches!(due, Due::Weather)) {
+            self.at(next, Due::Weather);
+        }
+        if let Some((a, b)) = reset {
+            self.reset_connections(a, b);
+        }
     }
 
     /// Breaks every connection between two nodes: both ends see a reset.

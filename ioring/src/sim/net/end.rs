@@ -43,6 +43,10 @@ pub(super) struct End {
     pub(super) transit_bytes: usize,
     pub(super) retries: u32,
     pub(super) blocked_since: Option<u64>,
+    /// Silence of the other host that the program bears; none: as the network says.
+    pub(super) silence_max: Option<u64>,
+    /// Since when the other host has not answered the question whether it is there.
+    pub(super) silent_since: Option<u64>,
 }
 
 impl End {
@@ -66,6 +70,8 @@ impl End {
             transit_bytes: 0,
             retries: 0,
             blocked_since: None,
+            silence_max: None,
+            silent_since: None,
         }
     }
 

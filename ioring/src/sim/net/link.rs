@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use super::weather::Sky;
 use crate::sim::dice::Dice;
 
 /// How the network behaves. Times in nanoseconds, rates per million segments.
@@ -68,11 +69,12 @@ impl Default for Link {
 pub(super) struct Links {
     pub(super) config: NetConfig,
     links: BTreeMap<(usize, usize), Link>,
+    pub(super) sky: Option<Sky>,
 }
 
 impl Links {
     pub(super) fn new(config: NetConfig) -> Links {
-        Links { config, links: BTreeMap::new() }
+        Links { config, links: BTreeMap::new(), sky: None }
     }
 
     pub(super) fn set_blocked(&mut self, from: usize, to: usize, blocked: bool) {
@@ -85,10 +87,20 @@ impl Links {
 
     pub(super) fn heal(&mut self) {
         self.links.clear();
+        if let Some(sky) = &mut self.sky {
+            sky.clear();
+        }
     }
 
     pub(super) fn is_blocked(&self, from: usize, to: usize) -> bool {
         self.links.get(&(from, to)).is_some_and(|link| link.blocked)
+            || self.sky.as_ref().is_some_and(|sky| sky.blocks(from, to))
+    }
+
+    /// Segments per million that arrive with a bit flipped.
+    pub(super) fn corruption(&self, from: usize, to: usize) -> u32 {
+        let weather = self.sky.as_ref().map_or(0, |sky| sky.corruption(from, to));
+        self.config.corruption.max(weather)
     }
 
     /// When `bytes` sent now arrive at the other end, if nothing is in the way.
@@ -111,14 +123,15 @@ impl Links {
         if dice.chance(config.loss) {
             delay += config.retransmit;
         }
+        let weather = self.sky.as_ref().map_or(1, |sky| sky.slower(from, to));
         if config.bandwidth == 0 && !self.links.contains_key(&(from, to)) {
-            return now + delay;
+            return now + delay * weather;
         }
         let bandwidth = config.bandwidth;
         let link = self.links.entry((from, to)).or_default();
         if let Some(busy) = (bytes as u64 * 1_000_000_000).checked_div(bandwidth) {
-            link.free_at = link.free_at.max(now) + busy * link.slower;
+            link.free_at = link.free_at.max(now) + busy * link.slower * weather;
         }
-        link.free_at.max(now) + delay * link.slower
+        link.free_at.max(now) + delay * link.slower * weather
     }
 }

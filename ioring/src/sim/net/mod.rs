@@ -26,6 +26,7 @@ mod end;
 mod link;
 #[cfg(test)]
 mod tests;
+mod weather;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -37,6 +38,10 @@ use crate::sim::state::OpKey;
 use end::{End, Packet, Waiting};
 use link::Links;
 pub use link::NetConfig;
+pub use weather::{Disturbance, Weather};
+
+/// Questions to a silent host within the silence that a program bears.
+const PROBES: u64 = 4;
 
 /// A listener or a connection's end.
 pub(crate) type Socket = i32;
@@ -64,10 +69,17 @@ enum Due {
     Connect(Socket),
     /// The answer to a connection request is back.
     Connected(Socket, OpKey, i32),
+    /// The weather changes.
+    Weather,
+    /// An end asks whether the other host is still there.
+    Probe(Socket),
 }
 
 /// The network of a world.
 pub struct SimNet {
+    seed: u64,
+    /// When it was last advanced.
+    now: u64,
     links: Links,
     dice: Dice,
     listeners: BTreeMap<Socket, Listener>,
@@ -84,6 +96,8 @@ pub struct SimNet {
 impl SimNet {
     pub(crate) fn new(config: NetConfig, seed: u64) -> SimNet {
         SimNet {
+            seed,
+            now: 0,
             links: Links::new(config),
             dice: Dice::new(seed, "net"),
             listeners: BTreeMap::new(),
@@ -314,6 +328,8 @@ impl SimNet {
 
     /// Cuts bytes into segments and puts them in transit.
     fn transmit(&mut self, now: u64, socket: Socket, data: &[u8]) {
+        let Some(end) = self.ends.get(&socket) else { return };
+        let corruption = self.links.corruption(end.node, end.peer_node);
         let mut rest = data;
         while !rest.is_empty() {
             let most = self.links.config.segment_max.max(1) as u64;
@@ -321,7 +337,7 @@ impl SimNet {
             let size = if self.dice.chance(250_000) { self.dice.between(1, most) } else { most };
             let (segment, after) = rest.split_at((size as usize).min(rest.len()));
             let mut segment = segment.to_vec();
-            if self.dice.chance(self.links.config.corruption) {
+            if self.dice.chance(corruption) {
                 let at = self.dice.below(segment.len() as u64) as usize;
                 segment[at] ^= 1 << self.dice.below(8);
             }
@@ -376,7 +392,7 @@ impl SimNet {
         let config = &self.links.config;
         let end = self.ends.get_mut(&socket).expect("looked at by the caller");
         let since = *end.blocked_since.get_or_insert(now);
-        if now - since > config.give_up {
+        if now - since > end.silence_max.unwrap_or(config.give_up) {
             return self.break_end(socket, libc::ETIMEDOUT);
         }
         end.retries += 1;
@@ -469,6 +485,44 @@ impl SimNet {
         Ok(())
     }
 
+    /// The program bears no longer silence of the other host than this.
+    pub(crate) fn set_silence_max(
+        &mut self,
+        now: u64,
+        socket: Socket,
+        limit: u64,
+    ) -> io::Result<()> {
+        let Some(end) = self.ends.get_mut(&socket) else {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        };
+        end.silence_max = Some(limit);
+        self.at(now + limit / PROBES, Due::Probe(socket));
+        Ok(())
+    }
+
+    /// Asks whether the other host is there, as a kernel does on a connection without traffic.
+    fn probe(&mut self, now: u64, socket: Socket) {
+        let Some(end) = self.ends.get_mut(&socket) else { return };
+        let (from, to) = (end.node, end.peer_node);
+        let Some(limit) = end.silence_max.filter(|_| end.broken.is_none() && !end.closed) else {
+            return;
+        };
+        let cut = self.links.is_blocked(from, to) || self.links.is_blocked(to, from);
+        let answers = !cut && !self.hosts_down.contains(&to);
+        let since = end.silent_since.filter(|_| !answers).unwrap_or(now);
+        end.silent_since = (!answers).then_some(since);
+        let peer = end.peer;
+        let over = end.end_of_stream;
+        if answers && !over && peer.is_none_or(|peer| !self.ends.contains_key(&peer)) {
+            // The host is up again and knows nothing of this connection.
+            return self.break_end(socket, libc::ECONNRESET);
+        }
+        if now - since >= limit / PROBES * (PROBES - 1) {
+            return self.break_end(socket, libc::ETIMEDOUT);
+        }
+        self.at(now + limit / PROBES, Due::Probe(socket));
+    }
+
     /// The program closes a listener or an end: orderly if it has read all, with a reset if not.
     pub(crate) fn close(&mut self, now: u64, socket: Socket) {
         if let Some(listener) = self.listeners.remove(&socket) {
@@ -558,11 +612,13 @@ impl SimNet {
 
     /// When something happens next.
     pub(crate) fn next_event(&self) -> Option<u64> {
-        self.due.keys().next().map(|(time, _)| *time)
+        let done = (!self.done.is_empty()).then_some(self.now);
+        done.or_else(|| self.due.keys().next().map(|(time, _)| *time))
     }
 
     /// Lets everything happen that is due.
     pub(crate) fn advance(&mut self, now: u64) {
+        self.now = now;
         while let Some(entry) = self.due.first_entry() {
             if entry.key().0 > now {
                 break;
@@ -578,6 +634,8 @@ impl SimNet {
                         self.done.push((key, result));
                     }
                 }
+                Due::Probe(socket) => self.probe(now, socket),
+                Due::Weather => self.weather_changes(now),
             }
         }
     }

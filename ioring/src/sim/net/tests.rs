@@ -280,3 +280,151 @@ fn listeners_that_share_a_port_share_its_connections() {
     assert_eq!(counts.iter().sum::<i32>(), 40);
     assert!(counts.iter().all(|count| *count > 5), "{counts:?}");
 }
+
+/// Weather of one kind, without end.
+fn storm(kind: Disturbance) -> Weather {
+    Weather {
+        nodes: vec![0, 1, 2],
+        kinds: vec![kind],
+        pause_min: 1_000_000,
+        pause_max: 40_000_000,
+        lasts_min: 1_000_000,
+        lasts_max: 100_000_000,
+    }
+}
+
+/// Two of three nodes exchange bytes under weather: longest time without any, resets seen, bits
+/// flipped, and the trace.
+fn under(kind: Option<Disturbance>, seed: u64) -> (Duration, u64, u64, u64) {
+    let mut world =
+        world(seed, NetConfig { retransmit: 5_000_000, tail: 0, ..NetConfig::default() });
+    let (resets, flipped) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0u64)));
+    let longest = Rc::new(Cell::new(Duration::ZERO));
+    let seen = (resets.clone(), flipped.clone(), longest.clone());
+    let (server, _) =
+        world.spawn_node("server", vec![seen], |(resets, flipped, longest)| async move {
+            let listener = listen();
+            let mut last = crate::now();
+            loop {
+                let stream = listener.accept().await.unwrap();
+                loop {
+                    let bytes = stream.recv().await;
+                    longest.set(longest.get().max(crate::now() - last));
+                    last = crate::now();
+                    match bytes {
+                        Ok(bytes) if bytes.is_empty() => break,
+                        Ok(bytes) => {
+                            let ones: u32 = bytes.iter().map(|byte| byte.count_ones()).sum();
+                            flipped.set(flipped.get() + u64::from(ones));
+                        }
+                        Err(_) => {
+                            resets.set(resets.get() + 1);
+                            break;
+                        }
+                    }
+                }
+            }
+        });
+    let to = SocketAddr::new(world.address(server), PORT);
+    world.spawn_node("client", vec![()], move |()| async move {
+        loop {
+            let stream = connect(to).await;
+            while stream.send(vec![0; 100]).await.0.is_ok() {
+                sleep(Duration::from_micros(200)).await;
+            }
+        }
+    });
+    world.add_node("another");
+    world.net().set_weather(kind.map(storm));
+    world.run_for(Duration::from_secs(4));
+    if let Some(kind) = kind {
+        let counts = world.net().weather_counts();
+        let struck = |(of, count): &(Disturbance, u64)| (*count > 20) == (*of == kind);
+        assert!(counts.iter().all(struck), "{kind:?}: {counts:?}");
+    }
+    world.net().set_weather(None);
+    world.run_for(Duration::from_secs(1));
+    let before = resets.get();
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(resets.get(), before, "the weather is over");
+    (longest.get(), resets.get(), flipped.get(), world.trace_hash())
+}
+
+#[test]
+fn every_kind_of_weather_does_what_its_name_says_and_nothing_else() {
+    let silence = Duration::from_millis(20);
+    for seed in 0..4 {
+        let (quiet, resets, flipped, _) = under(None, seed);
+        assert!(quiet < silence && resets == 0 && flipped == 0, "{quiet:?}");
+        for kind in Disturbance::ALL {
+            let (longest, resets, flipped, _) = under(Some(kind), seed);
+            let stalls =
+                matches!(kind, Disturbance::Split | Disturbance::Cut | Disturbance::OneWay);
+            let may_stall = stalls || matches!(kind, Disturbance::Slow | Disturbance::Reset);
+            assert!(longest > silence || !stalls, "{kind:?} {seed}: {longest:?}");
+            assert!(longest < silence || may_stall, "{kind:?} {seed}: {longest:?}");
+            assert_eq!(resets > 0, kind == Disturbance::Reset, "{kind:?} {seed}");
+            assert_eq!(flipped > 0, kind == Disturbance::Corrupt, "{kind:?} {seed}");
+        }
+    }
+}
+
+#[test]
+fn weather_follows_from_its_seed() {
+    for kind in Disturbance::ALL {
+        assert_eq!(under(Some(kind), 1), under(Some(kind), 1));
+        assert_ne!(under(Some(kind), 1).3, under(Some(kind), 2).3);
+    }
+}
+
+/// A host that loses its power, or a partition, is noticed within the silence that was agreed to,
+/// with traffic and without, and by nobody who did not ask.
+#[test]
+fn silence_ends_a_connection_that_does_not_bear_it() {
+    for (asked, talks, power) in [
+        (true, true, true),
+        (true, true, false),
+        (true, false, true),
+        (true, false, false),
+        (false, false, true),
+    ] {
+        let mut world = world(4, NetConfig::default());
+        let (server, _) = world.spawn_node("server", vec![()], |()| async {
+            let stream = listen().accept().await.unwrap();
+            while stream.recv().await.is_ok() {}
+        });
+        let to = SocketAddr::new(world.address(server), PORT);
+        let ended = Rc::new(Cell::new(None));
+        let inside = ended.clone();
+        let (client, _) = world.spawn_node("client", vec![inside], move |ended| async move {
+            let stream = connect(to).await;
+            if asked {
+                stream.set_silence_max(Duration::from_secs(4)).unwrap();
+            }
+            let error = match talks {
+                true => loop {
+                    if let Err(error) = stream.send(vec![0; 10]).await.0 {
+                        break error;
+                    }
+                    sleep(Duration::from_millis(100)).await;
+                },
+                false => stream.recv().await.err().unwrap(),
+            };
+            ended.set(Some((error.raw_os_error(), crate::now())));
+        });
+        world.run_for(Duration::from_secs(10));
+        assert_eq!(ended.get(), None, "nothing is wrong yet");
+        let from = world.now();
+        match power {
+            true => world.crash(server, crate::sim::Crash::Power),
+            false => world.net().partition(&[server.0], &[client.0]),
+        }
+        world.run_for(Duration::from_secs(15));
+        assert_eq!(ended.get().is_some(), asked, "{asked} {talks} {power}");
+        if let Some((error, at)) = ended.get() {
+            assert_eq!(error, Some(libc::ETIMEDOUT));
+            let after = Duration::from_nanos(at.as_nanos()) - from;
+            assert!(after > Duration::from_secs(2) && after < Duration::from_secs(9), "{after:?}");
+        }
+    }
+}
