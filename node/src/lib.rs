@@ -14,6 +14,7 @@
 //! | [`core`] | what a core has, and how its parts reach each other |
 //! | [`mesh`] | lanes between cores |
 //! | [`gateway`] | what connections wait for |
+//! | [`peers`] | the connections between replicas |
 //! | [`replica`] | drives the replica and the journal |
 //! | [`shard`] | forests, and what applies the log to them |
 //! | [`machine`] | what an operation does, pure |
@@ -27,6 +28,7 @@ pub mod gateway;
 pub mod machine;
 pub mod mesh;
 pub mod metrics;
+pub mod peers;
 pub mod replica;
 pub mod resp;
 pub mod server;

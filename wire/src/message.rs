@@ -163,6 +163,9 @@ messages! {
         replica_count: u8,
         /// Whether the sender is a client and not a replica.
         client: bool,
+        /// What a replica will send on this connection: 1 control, 2 prepares, 3 transfers; the
+        /// answer repeats it. 0 from a client.
+        class: u8,
     }
     /// A clock sample is asked for; also the sign of life between any two replicas.
     Ping = 2 {

@@ -62,6 +62,7 @@ fn messages_survive_a_round_trip() {
         release_max: Release::new(1, 2, 3),
         replica_count: 5,
         client: true,
+        class: 3,
     });
     assert_round_trip(&Ping {
         monotonic: u64::MAX,
