@@ -43,6 +43,7 @@ struct Span {
     first: Box<[u8]>,
     behind: Box<[u8]>,
     is_last: bool,
+    entries: u64,
     /// Whether a merge that meets nothing else would keep all of it.
     clean: bool,
 }
@@ -70,6 +71,8 @@ pub(crate) struct Layout {
     /// Value blocks that will be read, and those that move as they are.
     pub(crate) reads: u64,
     pub(crate) whole: u64,
+    /// Entries in those that will be read.
+    pub(crate) entries: u64,
 }
 
 /// Neighbouring blocks that move together at least.
@@ -99,7 +102,7 @@ pub(crate) async fn layout(context: &Context, job: &mut Job) -> Result<Layout, C
     for (spans, whole) in inputs.into_iter().zip(whole) {
         let (mut steps, mut rest) = (VecDeque::new(), Vec::new());
         for (span, whole) in spans.into_iter().zip(whole) {
-            let Span { table, number, reference, first, behind, is_last, .. } = span;
+            let Span { table, number, reference, first, behind, is_last, entries, .. } = span;
             let stays = job.behind.as_ref().is_some_and(|from| first >= *from);
             let behind = (!is_last).then_some(behind);
             let block = Whole { table, number, first, behind };
@@ -108,6 +111,7 @@ pub(crate) async fn layout(context: &Context, job: &mut Job) -> Result<Layout, C
                 continue;
             }
             layout.reads += u64::from(!whole);
+            layout.entries += if whole { 0 } else { entries };
             layout.whole += u64::from(whole);
             steps.push_back(Step { block, reference, moves: whole });
         }
@@ -211,6 +215,7 @@ fn take(
             first: first.key.into(),
             behind: behind.into(),
             is_last: next.is_none(),
+            entries: u64::from(block.entries),
             clean,
         });
     }

@@ -1,16 +1,21 @@
 //! What the beats have paid, and how far the jobs have got: the two counters between them.
 //!
-//! Work is counted in input blocks, over all jobs of a bar. A beat raises the *target*; the jobs
-//! take one unit before they read an input block ([`Budget::take`]) and wait while they have taken
-//! as many as the target allows. The *debt* is what the target is ahead of what was done: input
-//! read and merged. Whoever applies ops waits while the debt is above its bound
-//! ([`Budget::within`]), so a disk that does not keep up slows the log down instead of letting work
-//! pile up for the bar's end.
+//! Work is counted in input blocks, over all jobs of a bar. A beat raises the *target*. What is
+//! *done* follows it: a [`Meter`] counts a job's entries as they are merged, many times a block. The
+//! jobs take one unit before they read an input block ([`Budget::take`]), and wait while as much is
+//! done as the target allows. The *debt* is what the target is ahead of what is done. Whoever
+//! applies ops waits while the debt is above its bound ([`Budget::within`]), so a disk that does
+//! not keep up slows the log down instead of letting work pile up for the bar's end.
+//!
+//! Reading counts for nothing: a merge of many runs holds two blocks of each. Were they counted
+//! when they are read, the end of a job would do them all without anyone being told, and who waits
+//! for the debt to fall would wait for the next job.
 //!
 //! Beats pay a little more than their share, and the bound falls as the bar goes on. Of a disk or a
 //! core that is busy every op feels a little, and the op that ends the bar not all of it.
 //!
 //! The counters decide when work is done, never what: a job's output is a function of its plan.
+//! Nobody waits for ever: with debt, jobs may read, and reading they get on.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -28,16 +33,21 @@ const AHEAD: (u64, u64) = (4, 3);
 const DEBT_SHARE: u64 = 4;
 const CAUGHT_UP: (u64, u64) = (15, 16);
 
+/// Parts of a unit in which is counted what is done.
+const PARTS: u64 = 1 << 10;
+
 pub(crate) struct Budget {
     total: Cell<u64>,
     progress: Cell<Progress>,
     target: Cell<u64>,
     taken: Cell<u64>,
+    /// In parts.
+    done: Cell<u64>,
     finished: Cell<bool>,
     /// Raised target: jobs wait on it.
     raised: Event,
-    /// Work done: the owner waits on it.
-    done: Event,
+    /// More is done: the owner waits on it.
+    furthered: Event,
 }
 
 impl Budget {
@@ -48,9 +58,10 @@ impl Budget {
             progress: Cell::new(Progress::default()),
             target: Cell::new(0),
             taken: Cell::new(0),
+            done: Cell::new(0),
             finished: Cell::new(false),
             raised: Event::new(),
-            done: Event::new(),
+            furthered: Event::new(),
         })
     }
 
@@ -75,7 +86,7 @@ impl Budget {
         if self.finished.get() {
             return 0;
         }
-        self.target.get().saturating_sub(self.taken.get())
+        self.target.get().saturating_sub(self.done.get() / PARTS)
     }
 
     pub(crate) fn is_finished(&self) -> bool {
@@ -101,12 +112,20 @@ impl Budget {
 
     /// Takes a unit of work, waiting until it is paid for.
     pub(crate) async fn take(&self) {
-        while self.taken.get() >= self.target.get() {
+        while self.done.get() / PARTS >= self.target.get() {
             assert!(self.taken.get() < self.total.get(), "a job does more than was planned");
             self.raised.wait().await;
         }
+        assert!(self.taken.get() < self.total.get(), "a job does more than was planned");
         self.taken.set(self.taken.get() + 1);
-        self.done.notify();
+    }
+
+    /// So many parts are done of all.
+    fn reach(&self, parts: u64) {
+        if parts > self.done.get() {
+            self.done.set(parts);
+            self.furthered.notify();
+        }
     }
 
     /// Less is to be done than was planned: a job has seen what its inputs really hold.
@@ -114,19 +133,13 @@ impl Budget {
         assert_eq!(self.taken.get(), 0, "all jobs are laid out before one begins");
         self.total.set(self.total.get() - by);
         self.set_target();
-        self.done.notify();
-    }
-
-    /// Counts everything up to `planned` as done: what a job that gave up left behind.
-    pub(crate) fn skip_to(&self, planned: u64) {
-        self.taken.set(self.taken.get().max(planned));
-        self.done.notify();
+        self.furthered.notify();
     }
 
     /// All jobs are done.
     pub(crate) fn finish(&self) {
         self.finished.set(true);
-        self.done.notify();
+        self.furthered.notify();
     }
 
     /// Debt beyond which applying waits.
@@ -139,14 +152,69 @@ impl Budget {
     /// Waits until the debt is within its bound.
     pub(crate) async fn within(&self) {
         while self.debt() > self.debt_max() {
-            self.done.wait().await;
+            self.furthered.wait().await;
         }
     }
 
     /// Waits until all jobs are done.
     pub(crate) async fn finished(&self) {
         while !self.finished.get() {
-            self.done.wait().await;
+            self.furthered.wait().await;
         }
+    }
+}
+
+/// Counts what one job does.
+pub(crate) struct Meter {
+    budget: Rc<Budget>,
+    /// What the jobs before it were to do, and what it is to do, in units.
+    before: u64,
+    work: u64,
+    /// Entries it has to merge, about.
+    entries: u64,
+}
+
+impl Meter {
+    pub(crate) fn new(budget: &Rc<Budget>, before: u64, work: u64, entries: u64) -> Meter {
+        Meter { budget: Rc::clone(budget), before, work, entries }
+    }
+
+    /// So many entries are merged.
+    pub(crate) fn merged(&self, entries: u64) {
+        let entries = entries.min(self.entries);
+        let parts = (self.work * PARTS).saturating_mul(entries) / self.entries.max(1);
+        self.budget.reach(self.before * PARTS + parts);
+    }
+
+    /// The job is over. One that gave up leaves work behind that nobody will do.
+    pub(crate) fn ended(&self) {
+        self.budget.reach((self.before + self.work) * PARTS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debt_falls_with_every_part_of_a_block_that_is_merged() {
+        let budget = Budget::new(10);
+        assert_eq!(budget.pay(Progress::WHOLE), 10);
+        let meter = Meter::new(&budget, 0, 6, 100);
+        meter.merged(50);
+        assert_eq!(budget.debt(), 7);
+        meter.merged(66);
+        assert_eq!(budget.debt(), 7, "nearly four");
+        meter.merged(67);
+        assert_eq!(budget.debt(), 6);
+        // More than was thought: versions that a memtable has of one key.
+        meter.merged(1000);
+        assert_eq!(budget.debt(), 4);
+        // Nothing that could be counted.
+        let meter = Meter::new(&budget, 6, 4, 0);
+        meter.merged(0);
+        assert_eq!(budget.debt(), 4);
+        meter.ended();
+        assert_eq!((budget.debt(), budget.is_finished()), (0, false));
     }
 }

@@ -30,7 +30,7 @@ use std::rc::Rc;
 use ioring::Task;
 
 use super::blocks::{self, Layout};
-use super::budget::Budget;
+use super::budget::{Budget, Meter};
 use super::plan::{self, Job};
 use super::stream::{MemtableStream, Rest, Step, Stream, TableStream, Whole};
 use super::tournament::Tournament;
@@ -113,24 +113,28 @@ pub(crate) async fn run_all(context: Context, jobs: Vec<(Job, Reservation)>) -> 
     for (mut job, reservation) in jobs {
         let (work, planned) = (job.work(&context.config), job.value_blocks());
         if job.drops {
-            laid_out.push((job, reservation, work, Ok(Layout::default())));
+            let tables = job.tables().count() as u64;
+            laid_out.push((job, reservation, work, tables, Ok(Layout::default())));
             continue;
         }
         let layout = blocks::layout(&context, &mut job).await;
-        let spared = layout.as_ref().map_or(0, |layout| planned - layout.reads);
+        let held = |layout: &Layout| (layout.reads, layout.entries);
+        let (reads, entries) = layout.as_ref().map_or((planned, 0), held);
+        let spared = planned - reads;
         context.budget.reduce(spared);
-        laid_out.push((job, reservation, work - spared, layout));
+        let entries = entries + job.memtable().map_or(0, |memtable| memtable.keys() as u64);
+        laid_out.push((job, reservation, work - spared, entries, layout));
     }
     let mut outcomes = Vec::with_capacity(laid_out.len());
-    let (mut planned, mut writes) = (0, Writes::default());
-    for (job, reservation, work, layout) in laid_out {
+    let (mut before, mut writes) = (0, Writes::default());
+    for (job, reservation, work, entries, layout) in laid_out {
+        let meter = Meter::new(&context.budget, before, work, entries);
         outcomes.push(match job.drops {
-            true => drop_tables(&context, &job, reservation).await,
-            false => run(&context, job, reservation, layout, &mut writes).await,
+            true => drop_tables(&context, &job, reservation, &meter).await,
+            false => run(&context, job, reservation, layout, &mut writes, &meter).await,
         });
-        planned += work;
-        // A job that gave up leaves work behind that nobody will do.
-        context.budget.skip_to(planned);
+        meter.ended();
+        before += work;
     }
     writes.settle().await;
     context.budget.finish();
@@ -147,10 +151,11 @@ async fn run(
     reservation: Reservation,
     layout: Result<Layout, Corrupt>,
     writes: &mut Writes,
+    meter: &Meter,
 ) -> Outcome {
     let mut output = Output::new(context, &job, reservation, writes);
     let mut merged = match layout {
-        Ok(layout) => merge(context, &job, layout, &mut output).await,
+        Ok(layout) => merge(context, &job, layout, &mut output, meter).await,
         Err(corrupt) => Err(Some(corrupt)),
     };
     let (mut lost, mut corrupt) = (Vec::new(), None);
@@ -160,7 +165,7 @@ async fn run(
         job = job.alone();
         // What the beats pay for was the other attempt.
         let context = Context { budget: Budget::paid(), ..context.clone() };
-        merged = merge(&context, &job, Layout::default(), &mut output).await;
+        merged = merge(&context, &job, Layout::default(), &mut output, meter).await;
     }
     let blocks_written = output.acquired.len() as u64;
     let mut outcome = Outcome {
@@ -202,7 +207,12 @@ async fn run(
 
 /// Finds what the tables consist of, to release it. Each stands for itself: one that cannot be read
 /// stays, and the others go.
-async fn drop_tables(context: &Context, job: &Job, reservation: Reservation) -> Outcome {
+async fn drop_tables(
+    context: &Context,
+    job: &Job,
+    reservation: Reservation,
+    meter: &Meter,
+) -> Outcome {
     let mut outcome = Outcome {
         tree: job.tree,
         changes: Vec::new(),
@@ -211,7 +221,8 @@ async fn drop_tables(context: &Context, job: &Job, reservation: Reservation) -> 
         corrupt: None,
         done: Done::default(),
     };
-    for (level, table) in job.tables() {
+    for ((level, table), number) in job.tables().zip(0..) {
+        meter.merged(number);
         context.budget.take().await;
         ioring::yield_now().await;
         match blocks_of(context, table).await {
@@ -248,7 +259,9 @@ async fn blocks_of(context: &Context, table: &Rc<TableInfo>) -> Result<Vec<Block
     loop {
         stream.advance(&context.budget).await?;
         let Some(entry) = stream.entry() else { break };
-        slice.take(&entry).await;
+        if slice.take(&entry) {
+            ioring::yield_now().await;
+        }
         if let Payload::Overflow(reference) = &entry.payload {
             blocks.extend(reference.blocks().map(|(address, _)| address));
         }
@@ -273,11 +286,12 @@ async fn merge(
     job: &Job,
     layout: Layout,
     output: &mut Output<'_>,
+    meter: &Meter,
 ) -> Result<Merged, GaveUp> {
     if !job.inputs.is_empty() && !output.may_begin_table().await {
         return Err(None);
     }
-    let Layout { streams, homes, released, reads, whole } = layout;
+    let Layout { streams, homes, released, reads, whole, .. } = layout;
     let done = Done {
         blocks_read: reads,
         blocks_moved: whole,
@@ -298,7 +312,7 @@ async fn merge(
         stream.advance(&context.budget).await?;
     }
     let mut merged = Merged { released, untouched: BTreeSet::new(), done, ended_at: None };
-    merge_streams(context, job, &mut streams, output, &mut merged).await?;
+    merge_streams(context, job, &mut streams, output, &mut merged, meter).await?;
     output.finish_table().await;
     output.ends_early = None;
     let tables = streams.into_iter().filter_map(|stream| match stream {
@@ -333,6 +347,7 @@ async fn merge_streams(
     streams: &mut [Stream],
     output: &mut Output<'_>,
     merged: &mut Merged,
+    meter: &Meter,
 ) -> Result<(), GaveUp> {
     let Merged { released, done, ended_at, .. } = merged;
     let generations = context.generations.clone();
@@ -353,7 +368,10 @@ async fn merge_streams(
             taken = output.adopt(whole).await?;
         } else {
             let entry = streams[first].entry().expect("the first stream stands at an entry");
-            slice.take(&entry).await;
+            if slice.take(&entry) {
+                meter.merged(done.entries);
+                ioring::yield_now().await;
+            }
             done.entries += 1;
             if filter.keep(&entry) {
                 taken = output.push(&entry).await;
@@ -388,12 +406,14 @@ const SLICE_BYTES: usize = 32 << 10;
 const SLICE_ENTRY: usize = 128;
 
 impl Slice {
-    async fn take(&mut self, entry: &EntryRef<'_>) {
+    /// Whether it is the others' turn.
+    fn take(&mut self, entry: &EntryRef<'_>) -> bool {
         self.cost += SLICE_ENTRY + entry.key.len() + entry.payload.stored_len();
-        if self.cost >= SLICE_BYTES {
+        let over = self.cost >= SLICE_BYTES;
+        if over {
             self.cost = 0;
-            ioring::yield_now().await;
         }
+        over
     }
 }
 
@@ -552,7 +572,9 @@ impl<'a> Output<'a> {
             let mut slice = Slice::default();
             loop {
                 let entry = cursor.entry();
-                slice.take(&entry).await;
+                if slice.take(&entry) {
+                    ioring::yield_now().await;
+                }
                 assert_eq!(self.push(&entry).await, Taken::Yes, "room was kept for it");
                 // The block was walked up to here, so it is intact.
                 if !cursor.next().expect("a verified block can be walked to its end") {
