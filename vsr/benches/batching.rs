@@ -17,7 +17,7 @@ fn replica() -> Replica {
     let id = CheckpointId(0);
     let mut replica =
         Replica::recovered(config, pool, &log, id, View(0), Op(0), moment).expect("empty");
-    replica.on_view_durable(View(1));
+    replica.on_view_durable(View(1), View(1));
     replica
 }
 

@@ -1,63 +1,99 @@
-//! The replica: orders requests into the log. Pure: no I/O, no clock, no randomness inside.
+//! The replica: orders requests into the log, alone or with peers. Pure: no I/O, no clock, no
+//! randomness inside but a generator whose seed is given.
 //!
 //! Whoever drives it (a node's replica core, a test, a script) tells it what happened and asks it
-//! what to do next. For a cluster of one replica, which needs no messages, that is:
+//! what to do next:
 //!
 //! ```text
-//! on_request ──► batch ──► advance closes it: op, time, parent ──► next_append ──► journal
-//!                                                                                   │
-//! shards, replies ◄── next_commit ◄── in op order, once durable ◄── on_journal_written
+//! on_request ──► batch ──► advance closes it ──► next_append ──► journal
+//!                                                                   │
+//! shards, replies ◄── next_commit ◄── a quorum, in op order ◄── on_journal_written
+//!                                        ▲
+//!            on_message ◄── peers ◄── next_send;   deadline_ns says when to call advance
 //! ```
 //!
-//! 1. A request (operations already encoded, with the tag its answer goes to) is copied into the
-//!    open [`batch`]. Requests wait nowhere else: when the batch is full and cannot be closed, the
-//!    request is refused with the [`Bottleneck`] and stays with whoever has it.
-//! 2. [`Replica::advance`], once per turn of the driver's loop, closes the batch if *group commit*
-//!    lets it: at once while no partly filled prepare is being written; otherwise what arrives goes
-//!    into the next one, and that goes out in parallel only when it is worth a write of its own
-//!    (64 KiB) or the oldest write is overdue. So a lone request waits for nobody, and a thousand
-//!    share one write.
-//! 3. A closed prepare gets the next op, a timestamp after every version before it, and the
-//!    checksum of the prepare before it as its parent. It is summed once and never copied again.
-//! 4. Frames become durable in any order; ops commit in theirs ([`pipeline`]). The answers' tags
-//!    are in the committed bytes, so a commit is all that a reply needs.
+//! | module | what |
+//! | --- | --- |
+//! | `order`, `batch`, `budget`, `clock` | from requests to ops |
+//! | `log` | the ops in memory: headers, what the journal has of them, bytes |
+//! | `normal` | prepare, prepare-ok, commit |
+//! | `heartbeat` | commit as a sign of life, round trips, a primary that steps down |
+//! | `view_change`, [`choice`], `install` | from one view to the next |
+//! | `vouch` | what must be durable before what is said |
+//! | `repair` | headers and prepares that are missing |
+//! | `reads` | the read index |
+//! | `quorum`, `timeouts`, `outbox` | who counts, when, and what is sent |
+//! | `recovered`, `rejoin` | what a restart begins with, alone and with peers |
+//!
+//! Alone it sends and receives nothing; its own write is the quorum.
 //!
 //! Invariants, asserted here: ops have no gaps; timestamps strictly increase, versions included;
-//! nothing is given out as committed unless it and all before it are durable; no op is given beyond
-//! the pipeline's length or the log's budget ([`budget`]); nothing is accepted before the view is
-//! durable.
+//! nothing is given out as committed unless a quorum has it and all before it; what is committed at
+//! an op never changes; no op is given beyond the pipeline's length or the log's budget; nothing is
+//! accepted or acknowledged before the view is durable.
 //!
 //! Why a crash is safe at each point: before an append nothing of a batch exists, and nobody was
-//! told; between append and completion the frame is there or torn, and nobody was told; after
-//! completion it is in the chain that recovery keeps ([`RecoveredLog`]). What recovery drops it
-//! drops under a view that was raised durably before anything new was given an op, so a dropped
-//! frame that comes to light later is void.
+//! told; between append and completion the frame is there or torn, and it was not acknowledged;
+//! after completion it is in the log that recovery keeps, or recovery knows that it was. What views
+//! give up they give up under a view that was made durable before anything else of it was, so a
+//! frame that was given up and comes to light later is void.
 //!
-//! Steady state allocates nothing: buffers come from a pool sized at start, the pipeline and the
-//! budget's ring have fixed capacity. Sources: Viewstamped Replication Revisited (Liskov and
-//! Cowling, 2012), section 4; group commit: DeWitt et al., SIGMOD '84.
+//! Steady state allocates nothing: buffers come from a pool sized at start, and every queue has its
+//! size. Source: Viewstamped Replication Revisited (Liskov and Cowling, 2012), section 4.
 
 mod batch;
 mod budget;
+mod canary;
+pub mod choice;
 mod clock;
 mod config;
-mod pipeline;
+mod heartbeat;
+mod install;
+mod log;
+mod normal;
+mod order;
+mod outbox;
+mod quorum;
+mod reads;
 mod recovered;
+mod rejoin;
+mod repair;
 mod report;
+mod timeouts;
+mod view_change;
+mod vouch;
+
+use std::collections::VecDeque;
 
 use batch::Batch;
 use budget::LogBudget;
+use heartbeat::{Leading, Peers};
 use ioring::{Buffer, BufferPool, Frozen};
-use pipeline::Pipeline;
-use wire::message::{Prepare, Purpose};
-use wire::{CheckpointId, Draft, Header, Op, RequestView, Timestamp, Version, View};
+use log::Log;
+use outbox::Outbox;
+use reads::Reads;
+use repair::Repair;
+use timeouts::{Timer, Timers};
+use view_change::Leaving;
+use wire::message::{Purpose, Tail};
+use wire::{CheckpointId, Command, Draft, Header, Op, ReplicaId, Timestamp, Version, View};
 
 use crate::journal::{BODY_OFFSET, frame_size};
 
+#[cfg(feature = "canary")]
+pub use canary::Canary;
+#[cfg(not(feature = "canary"))]
+use canary::Canary;
 pub use clock::{Expiry, JUMP_NS, LogClock, Moment, SLEW_DIVISOR};
 pub use config::Config;
+pub use outbox::{Body, Send};
+pub use quorum::{MEMBERS_MAX, Quorums};
+pub use reads::ReadIndex;
 pub use recovered::{LogHead, RecoveredLog, RecoveryError};
+pub use repair::PrepareRead;
 pub use report::{Counters, Report, Status};
+pub use timeouts::Timing;
+pub use vouch::ViewRecord;
 
 /// How many versions a pulse has for the deletes that it turns due deadlines into.
 pub const PULSE_VERSION_COUNT: u32 = 1 << 16;
@@ -71,6 +107,8 @@ pub enum Bottleneck {
     Log,
     /// All buffers are in use.
     Buffers,
+    /// As many reads as may be wait for their index.
+    Reads,
 }
 
 /// Why a request was not taken.
@@ -131,30 +169,52 @@ pub struct ReadPoint {
     pub now: Timestamp,
 }
 
-/// The replica of a cluster of one. See the module's documentation.
+/// The replica. See the module's documentation.
 #[derive(Debug)]
 pub struct Replica {
     config: Config,
+    quorums: Quorums,
     pool: BufferPool,
     status: Status,
     view: View,
+    /// The view whose log this is.
+    log_view: View,
+    /// View and log view as they are durable.
+    vouched: (View, View),
+    /// The newest headers of the log when its view began, in op order.
+    view_headers: Vec<Header>,
     clock: LogClock,
     monotonic_ns: u64,
     checkpoint: Op,
     checkpoint_id: CheckpointId,
+    log: Log,
+    /// What the next prepare continues, at a primary.
     head: LogHead,
+    /// The highest op that is committed with all before it, and is here.
     committed: LogHead,
+    /// The highest op that is known to be committed by the log of the view.
+    commit_max: Op,
+    /// The last op given out as committed.
+    given: Op,
     budget: LogBudget,
-    pipeline: Pipeline,
+    /// Ops to be journaled.
+    appends: VecDeque<Op>,
     batch: Option<Batch>,
     pulse_wanted: bool,
     counters: Counters,
+    outbox: Outbox,
+    timers: Timers,
+    peers: Peers,
+    leading: Leading,
+    leaving: Leaving,
+    repair: Repair,
+    reads: Reads,
 }
 
 impl Replica {
-    /// The replica that continues a recovered log. It serves once the view after `view`, the
-    /// superblock's, is durable ([`Replica::view_to_persist`]). `commit_max` is the highest commit
-    /// number that the superblock or any frame remembers.
+    /// The replica that is alone and continues a recovered log. It serves once the view after
+    /// `view`, the superblock's, is durable ([`Replica::view_to_persist`]). `commit_max` is the
+    /// highest commit number that the superblock or any frame remembers.
     ///
     /// # Errors
     /// [`RecoveryError::Lost`] when the log ends before `commit_max`.
@@ -170,134 +230,86 @@ impl Replica {
         commit_max: Op,
         moment: Moment,
     ) -> Result<Replica, RecoveryError> {
-        config.check();
-        assert!(pool.buffer_size() >= config.frame_size_max(), "buffers hold the largest prepare");
+        assert!(config.is_alone(), "members of a cluster rejoin it");
         let head = log.head();
         if commit_max > head.op {
             return Err(RecoveryError::Lost { head: head.op, commit_max });
         }
         assert!(view >= head.view, "the superblock knows every view that the log has");
-        let mut budget = LogBudget::new(config.log_budget, config.pulse_reserve(), log.checkpoint);
+        let entries = Log::new(head.op, None, config.window());
+        let checkpoint = (log.checkpoint, checkpoint_id);
+        let mut replica = Replica::new(config, pool, entries, head, checkpoint, moment);
         for (index, &size) in log.sizes.iter().enumerate() {
             let op = Op(log.checkpoint.0 + 1 + index as u64);
-            budget.add(op, frame_size(size as usize) as u64);
+            replica.budget.add(op, frame_size(size as usize) as u64);
         }
-        let pipeline = Pipeline::new(config.pipeline_max, head.op);
-        Ok(Replica {
-            config,
+        let named = replica.config.pipeline_max.min(log.tail.len());
+        replica.view_headers = log.tail.range(log.tail.len() - named..).copied().collect();
+        replica.vouched = (view, view);
+        (replica.view, replica.log_view) = (view.next(), view.next());
+        Ok(replica)
+    }
+
+    /// A replica whose log ends with what it has applied.
+    fn new(
+        config: Config,
+        pool: BufferPool,
+        log: Log,
+        committed: LogHead,
+        (checkpoint, checkpoint_id): (Op, CheckpointId),
+        moment: Moment,
+    ) -> Replica {
+        config.check();
+        assert!(pool.buffer_size() >= config.frame_size_max(), "buffers hold the largest prepare");
+        let mut quorums = config.quorums();
+        if config.breaks(Canary::CommitWithoutQuorum) {
+            quorums.replication = 1;
+        }
+        if config.breaks(Canary::DropWithoutNacks) {
+            quorums.nack = 1;
+        }
+        Replica {
+            quorums,
             pool,
             status: Status::Recovering,
-            view: view.next(),
-            clock: LogClock::new(Timestamp(head.version_max.0), moment),
+            view: View(0),
+            log_view: View(0),
+            vouched: (View(0), View(0)),
+            view_headers: Vec::new(),
+            clock: LogClock::new(Timestamp(committed.version_max.0), moment),
             monotonic_ns: moment.monotonic_ns,
-            checkpoint: log.checkpoint,
+            checkpoint,
             checkpoint_id,
-            head,
-            committed: head,
-            budget,
-            pipeline,
+            log,
+            head: committed,
+            committed,
+            commit_max: committed.op,
+            given: committed.op,
+            budget: LogBudget::new(config.log_budget, config.pulse_reserve(), checkpoint),
+            appends: VecDeque::with_capacity(2 * config.pipeline_max),
             batch: None,
             pulse_wanted: false,
             counters: Counters::default(),
-        })
-    }
-
-    /// The view to be made durable, with the log's head as its headers say, before the replica
-    /// serves; `None` once it is.
-    #[must_use]
-    pub fn view_to_persist(&self) -> Option<View> {
-        (self.status == Status::Recovering).then_some(self.view)
-    }
-
-    /// The superblock with this view is durable.
-    ///
-    /// # Panics
-    /// When it is not the view that was to be persisted.
-    pub fn on_view_durable(&mut self, view: View) {
-        assert_eq!(self.view_to_persist(), Some(view), "only the view asked for becomes durable");
-        self.status = Status::Normal;
-    }
-
-    /// Takes a request into the open prepare.
-    ///
-    /// # Errors
-    /// [`Refused`]; nothing of the request was then taken.
-    pub fn on_request(&mut self, request: &RequestView<'_>) -> Result<(), Refused> {
-        let size = request.bytes().len();
-        self.can_accept(size)?;
-        if self.batch.as_ref().is_some_and(|batch| !batch.fits(size)) {
-            self.close();
-        }
-        if self.batch.is_none() {
-            let buffer = self.pool.try_take().ok_or(Refused::Full(Bottleneck::Buffers))?;
-            self.batch = Some(Batch::new(buffer, self.config.frame_end_max()));
-        }
-        let batch = self.batch.as_mut().expect("there is an open batch now");
-        batch.push(request);
-        self.counters.requests += 1;
-        self.counters.operations += u64::from(request.operation_count());
-        Ok(())
-    }
-
-    /// Whether a request of `size` bytes would be taken now.
-    ///
-    /// # Errors
-    /// [`Refused`] as [`Replica::on_request`] would say.
-    pub fn can_accept(&self, size: usize) -> Result<(), Refused> {
-        let limit = self.config.request_size_max();
-        if self.status != Status::Normal {
-            return Err(Refused::NotServing);
-        }
-        if size > limit {
-            return Err(Refused::TooLarge { size, limit });
-        }
-        match &self.batch {
-            Some(batch) if batch.fits(size) => Ok(()),
-            Some(batch) => self.can_close(batch.body_size()).and_then(|()| self.can_open()),
-            None => self.can_open(),
+            outbox: Outbox::new(config.replica_count),
+            timers: Timers::new(config.seed, config.replica.0),
+            peers: Peers::default(),
+            leading: Leading::default(),
+            leaving: Leaving::default(),
+            repair: Repair::default(),
+            reads: Reads::new(),
+            config,
         }
     }
 
-    fn can_open(&self) -> Result<(), Refused> {
-        let free = self.pool.available() > 0;
-        if free { Ok(()) } else { Err(Refused::Full(Bottleneck::Buffers)) }
-    }
-
-    /// Whether requests of `body_size` bytes, or with none a pulse, can be given an op.
-    fn can_close(&self, body_size: usize) -> Result<(), Refused> {
-        if !self.pipeline.has_room() {
-            return Err(Refused::Full(Bottleneck::Pipeline));
-        }
-        if !self.budget.admits(frame_size(wire::HEADER_SIZE + body_size) as u64, body_size == 0) {
-            return Err(Refused::Full(Bottleneck::Log));
-        }
-        Ok(())
-    }
-
-    /// Work is due that only ops pay for: unless requests do it first, a pulse is proposed. Asking
-    /// again before one went out changes nothing.
-    pub fn request_pulse(&mut self) {
-        self.pulse_wanted = true;
-    }
-
-    /// A read met a deadline that now has passed and log time has not ([`Expiry::Due`]): makes sure
-    /// that an op commits that passes it. Returns whether one will; if not, the deadline is still
-    /// to come by the replica's own clock, and the entry is live.
-    pub fn request_time(&mut self, deadline: Timestamp, moment: Moment) -> bool {
-        self.look_at_clocks(moment);
-        if self.head.timestamp >= deadline {
-            return true;
-        }
-        let due = deadline <= self.clock.now();
-        self.pulse_wanted |= due;
-        due
-    }
-
-    /// Moves time forward and closes the open prepare if group commit lets it. To be called once
-    /// per turn of the driver's loop, after the turn's requests and completions, and at
-    /// [`Replica::deadline_ns`].
+    /// Moves time forward, does what is due, and closes the open prepare if group commit lets it.
+    /// To be called once per turn of the driver's loop, after the turn's requests, messages and
+    /// completions, and at [`Replica::deadline_ns`].
     pub fn advance(&mut self, moment: Moment) {
         self.look_at_clocks(moment);
+        if !self.config.is_alone() {
+            self.fire_timers();
+            self.begin_round();
+        }
         match self.next_close() {
             Some(purpose) if !self.is_time_to_close(purpose) => {}
             Some(Purpose::Pulse) => self.close_pulse(),
@@ -311,124 +323,114 @@ impl Replica {
         self.clock.advance(moment);
     }
 
-    /// What could be given an op now: the open prepare, or a pulse that is wanted when there is
-    /// none or when it waits for the checkpoint that pulses pay for.
-    fn next_close(&self) -> Option<Purpose> {
-        if self.status != Status::Normal {
-            return None;
+    fn fire_timers(&mut self) {
+        while let Some(timer) = self.timers.fire(self.monotonic_ns) {
+            match timer {
+                Timer::Heartbeat => self.heartbeat(),
+                Timer::Contact => self.check_contact(),
+                Timer::Silence => self.suspect(),
+                Timer::Again => self.ask_again(),
+                Timer::Retransmit => self.retransmit(),
+                Timer::Repair => self.repair(),
+                Timer::Ping => self.ping(),
+            }
         }
-        let batch = self.batch.as_ref().map(|batch| self.can_close(batch.body_size()));
-        if batch == Some(Ok(())) {
-            return Some(Purpose::Requests);
-        }
-        let pulse = self.pulse_wanted && self.can_close(0).and_then(|()| self.can_open()).is_ok();
-        pulse.then_some(Purpose::Pulse)
-    }
-
-    /// Group commit.
-    fn is_time_to_close(&self, purpose: Purpose) -> bool {
-        let size = self.batch.as_ref().map_or(0, Batch::body_size);
-        !self.pipeline.has_partly_filled()
-            || (purpose == Purpose::Requests && size >= self.config.parallel_size)
-            || self.overdue_at_ns().is_some_and(|at| at <= self.monotonic_ns)
-    }
-
-    fn overdue_at_ns(&self) -> Option<u64> {
-        Some(self.pipeline.oldest_closed_at_ns()? + self.config.overdue_ns)
     }
 
     /// When [`Replica::advance`] is to be called though nothing else happens, in nanoseconds of the
-    /// monotonic clock: when the oldest write becomes overdue and something waits for it.
+    /// monotonic clock: when the oldest write becomes overdue and something waits for it, or a
+    /// timer fires.
     #[must_use]
     pub fn deadline_ns(&self) -> Option<u64> {
-        self.next_close().and_then(|_| self.overdue_at_ns())
+        let close = self.next_close().and_then(|_| self.overdue_at_ns());
+        [close, self.timers.next_ns()].into_iter().flatten().min()
     }
 
-    fn close(&mut self) {
-        let batch = self.batch.take().expect("only an open prepare is closed");
-        self.order(batch);
-    }
-
-    fn close_pulse(&mut self) {
-        // Whoever shares the pool may just have taken the last buffer: the pulse stays wanted.
-        if let Some(buffer) = self.pool.try_take() {
-            self.order(Batch::new(buffer, self.config.frame_end_max()));
+    /// A message from a peer. What is damaged, foreign or makes no sense is counted and dropped, as
+    /// if the network had lost it.
+    pub fn on_message(&mut self, from: ReplicaId, header: &Header, body: &[u8], moment: Moment) {
+        self.look_at_clocks(moment);
+        let member = from.0 < self.config.replica_count && from != self.config.replica;
+        let command = header.command();
+        let own = command == Command::Prepare || header.replica() == from;
+        let ours = header.cluster() == self.config.cluster;
+        if !member || !own || !ours || header.verify_body(body).is_err() {
+            self.counters.messages_refused += 1;
+            return;
+        }
+        match command {
+            Command::Prepare => self.on_prepare(from, header, body),
+            Command::PrepareOk => self.on_prepare_ok(from, header),
+            Command::Commit => self.on_commit(from, header),
+            Command::CommitOk => self.on_commit_ok(from, header),
+            Command::Ping => self.on_ping(from, header),
+            Command::Pong => self.on_pong(from, header),
+            Command::PreVote => self.on_pre_vote(from, header),
+            Command::StartViewChange => self.on_start_view_change(from, header),
+            Command::DoViewChange => self.on_do_view_change(from, header, body),
+            Command::StartView => self.on_start_view(from, header, body),
+            Command::GetView => self.on_get_view(from, header),
+            Command::GetHeaders => self.on_get_headers(from, header),
+            Command::Headers => self.on_headers(body),
+            Command::GetPrepare => self.on_get_prepare(from, header),
+            Command::GetReadIndex => self.on_get_read_index(from, header),
+            Command::ReadIndex => self.on_read_index(header),
+            _ => self.counters.messages_refused += 1,
         }
     }
 
-    /// Gives a prepare its place in the log; one without requests is a pulse.
-    fn order(&mut self, batch: Batch) {
-        let pulse = batch.request_count() == 0;
-        let now = self.clock.now().0;
-        let timestamp = Timestamp(now.max(self.head.version_max.0 + 1));
-        let prepare = Prepare {
-            parent: self.head.checksum,
-            checkpoint: self.checkpoint_id,
-            op: self.head.op.next(),
-            commit: self.commit(),
-            timestamp,
-            version_count: if pulse { PULSE_VERSION_COUNT } else { batch.operation_count() },
-            request_count: batch.request_count(),
-            purpose: if pulse { Purpose::Pulse } else { Purpose::Requests },
-        };
-        let draft = Draft {
+    /// The next message to be sent.
+    pub fn next_send(&mut self) -> Option<Send> {
+        self.outbox.pop()
+    }
+
+    fn draft(&self) -> Draft {
+        Draft {
             cluster: self.config.cluster,
             view: self.view,
             release: self.config.release,
             replica: self.config.replica,
             ..Draft::default()
-        };
-        let partly_filled = batch.body_size() < self.config.parallel_size;
-        let (header, buffer) =
-            batch.close(|body_size, sum| draft.seal_summed(&prepare, body_size, sum));
-        let head = LogHead::of(&header);
-        assert!(head.timestamp.0 > self.head.version_max.0 || self.head.op == Op(0));
-        assert!(prepare.commit < prepare.op, "an op is not committed before it exists");
-        self.clock.raise(timestamp);
-        self.budget.add(head.op, frame_size(header.size()) as u64);
-        self.pipeline.push(head.op, header, buffer, partly_filled, self.monotonic_ns);
-        self.head = head;
-        self.pulse_wanted = false;
-        self.counters.closed(pulse, header.body_size());
-    }
-
-    /// The next prepare to be journaled, in op order.
-    pub fn next_append(&mut self) -> Option<Append> {
-        let (header, buffer) = self.pipeline.next_append()?;
-        Some(Append { header, buffer })
-    }
-
-    /// The frame of `op` is durable.
-    ///
-    /// # Panics
-    /// When the op was not given out to be journaled, or this frame is not its.
-    pub fn on_journal_written(&mut self, op: Op, frame: Frozen) {
-        self.pipeline.on_durable(op, frame);
-        if let Some(header) = self.pipeline.commit_header() {
-            self.committed = LogHead::of(header);
         }
-        assert_eq!(self.committed.op, self.pipeline.commit(), "the commit number is durable");
     }
 
-    /// The next prepare to be applied and answered, in op order: each exactly once. Not asking
-    /// is how shards that are behind slow down requests.
-    pub fn next_commit(&mut self) -> Option<Commit> {
-        let (header, frame) = self.pipeline.next_commit()?;
-        Some(Commit { header, frame })
+    /// Sends a message without a body.
+    fn send<T: Tail>(&mut self, to: ReplicaId, tail: &T) {
+        let header = self.draft().seal(tail, &[]);
+        self.outbox.push(to, header, Body::None);
     }
 
-    /// A checkpoint at `op` is durable: the log before it may go.
-    ///
-    /// # Panics
-    /// When the op is not committed, or before the last checkpoint.
-    pub fn on_checkpoint(&mut self, op: Op, id: CheckpointId) {
-        assert!(op <= self.commit(), "a checkpoint at {op} of ops that are not committed");
-        self.budget.checkpoint(op);
-        self.checkpoint = op;
-        self.checkpoint_id = id;
+    fn broadcast<T: Tail>(&mut self, tail: &T) {
+        let header = self.draft().seal(tail, &[]);
+        for peer in self.config.peers() {
+            self.outbox.push(peer, header, Body::None);
+        }
     }
 
-    /// What a read that begins now is answered by.
+    /// The primary of the view.
+    #[must_use]
+    pub fn primary(&self) -> ReplicaId {
+        self.quorums.primary(self.view)
+    }
+
+    fn is_primary(&self) -> bool {
+        self.primary() == self.config.replica
+    }
+
+    /// Whether it is primary of a view that has begun.
+    fn leads(&self) -> bool {
+        self.status == Status::Normal && self.is_primary()
+    }
+
+    /// Whether requests are taken: it is primary, its view is durable, and it can reach a quorum as
+    /// far as it knows.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.leads() && self.vouched == (self.view, self.view) && !self.leading.silent
+    }
+
+    /// What a read that begins now is answered by, as far as this replica knows: alone that is
+    /// everything; with peers it may be old, unless a read index says otherwise.
     pub fn read_point(&mut self, moment: Moment) -> ReadPoint {
         self.look_at_clocks(moment);
         ReadPoint {
@@ -454,13 +456,18 @@ impl Replica {
     /// The newest op in the log, committed or not.
     #[must_use]
     pub fn op(&self) -> Op {
-        self.head.op
+        self.log.head()
+    }
+
+    /// Ops that are not given out as committed.
+    fn in_flight(&self) -> usize {
+        usize::try_from(self.log.head().0 - self.given.0).expect("a log's ops fit memory")
     }
 
     /// Whether nothing waits, is written, or is to be applied.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.batch.is_none() && !self.pulse_wanted && self.pipeline.is_empty()
+        self.batch.is_none() && !self.pulse_wanted && self.in_flight() == 0
     }
 
     /// Whether requests wait for room in the log. A checkpoint makes room, and if nothing else
@@ -471,22 +478,41 @@ impl Replica {
         self.batch.as_ref().map(waits) == Some(Err(Refused::Full(Bottleneck::Log)))
     }
 
+    /// A checkpoint at `op` is durable: the log before it may go.
+    ///
+    /// # Panics
+    /// When the op is not committed, or before the last checkpoint.
+    pub fn on_checkpoint(&mut self, op: Op, id: CheckpointId) {
+        assert!(op <= self.commit(), "a checkpoint at {op} of ops that are not committed");
+        self.budget.checkpoint(op);
+        if !self.config.is_alone() {
+            assert!(op <= self.given, "a checkpoint at {op} of ops that were not given out");
+            self.log.release(op);
+        }
+        self.checkpoint = op;
+        self.checkpoint_id = id;
+    }
+
     /// The replica's numbers, for status and metrics.
     #[must_use]
     pub fn report(&self) -> Report {
+        let status = if self.repair.is_behind() { Status::Behind } else { self.status };
         Report {
-            status: self.status,
+            status,
             replica: self.config.replica,
             view: self.view,
-            op: self.head.op,
+            log_view: self.log_view,
+            serves: self.serves(),
+            blocked_by: self.leaving.blocked_by(),
+            op: self.log.head(),
             commit: self.commit(),
             checkpoint: self.checkpoint,
             log_time: self.committed.timestamp,
             log_used: self.budget.used(),
             log_budget: self.budget.limit(),
-            in_flight: self.pipeline.len(),
+            in_flight: self.in_flight(),
             batch_size: self.batch.as_ref().map_or(0, Batch::body_size),
-            counters: self.counters,
+            counters: Counters { messages_dropped: self.outbox.dropped, ..self.counters },
         }
     }
 }

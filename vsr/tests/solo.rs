@@ -116,7 +116,7 @@ async fn recover(ledger: Shared) -> Node {
     let mut replica = Replica::recovered(config, pool, &log, id, view, commit_max, moment())
         .expect("the log reaches the commit number");
     let raised = recovered.raise_view(&directory.superblock).await;
-    replica.on_view_durable(raised.view);
+    replica.on_view_durable(raised.view, raised.log_view);
     // Alone, what was found is committed; but only from here on, a crash before may still lose it.
     for (header, body) in replayed {
         ledger.borrow_mut().commit(&header, &body);

@@ -287,7 +287,7 @@ messages! {
         log_view: View,
     }
     /// What the sender has, for the primary of the new view; its body is prepare headers, from the
-    /// highest op down. Bit i of the sets is the header at i.
+    /// highest op down, as far as it knows them. Bit i of the sets is the op i below the highest.
     DoViewChange = 12 {
         /// Prepares that the sender has whole.
         present: u128,

@@ -32,7 +32,7 @@ use std::rc::Rc;
 
 use ioring::sync::{self, Event};
 use ioring::{Frozen, Instant, Queue, spawn};
-use vsr::replica::{Append, Bottleneck, Refused, Replica};
+use vsr::replica::{Append, Refused, Replica};
 use wire::operation::Opcode;
 use wire::{CheckpointId, ErrorCode, Op, Outcome, RequestView, Timestamp};
 
@@ -115,7 +115,7 @@ impl ReplicaCore {
                 Err(refused) => refused,
             };
             match refused {
-                Refused::Full(Bottleneck::Pipeline | Bottleneck::Log | Bottleneck::Buffers) => {
+                Refused::Full(_) => {
                     self.wait_for_room(core).await;
                 }
                 Refused::NotServing => return refuse(core, request, ErrorCode::NotReady),

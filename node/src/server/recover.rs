@@ -298,16 +298,15 @@ impl Unplayed {
         let commit_max = self.recovered.commit_max.max(state.commit_max);
         let (id, view) = (state.checkpoint.id, state.view);
         let mut replica = Replica::recovered(config, pool, log, id, view, commit_max, moment())?;
-        let view = replica.view_to_persist().expect("a replica starts with a view to persist");
-        let (tail, head) = (self.recovered.tail, log.head().op);
+        let record = replica.view_to_persist().expect("a replica starts with a view to persist");
+        let (view, log_view) = (record.view, record.log_view);
         let raise = move |state: &mut vsr::superblock::State| {
-            state.view = view;
-            state.log_view = view;
-            state.view_headers = tail;
-            state.commit_max = head;
+            (state.view, state.log_view) = (view, log_view);
+            state.view_headers = record.headers;
+            state.commit_max = state.commit_max.max(record.commit_max);
         };
         superblock.update(raise).await;
-        replica.on_view_durable(view);
+        replica.on_view_durable(view, log_view);
         // The replay may have taken a checkpoint of its own. Nothing waits from here on until the
         // core has the replica, which is told of those to come.
         let (durable, id) = core.log().checkpoints.durable();

@@ -25,6 +25,7 @@ impl LogView {
             log_view: state.log_view,
             headers: state.view_headers.iter().map(Summary::of).collect(),
             commit_max: state.commit_max,
+            has_peers: state.configuration.replica_count > 1,
         }
     }
 }

@@ -16,21 +16,27 @@
 //!    what is below cannot be told from superseded versions and counts as unresolved.
 //! 4. *State of an op* above the checkpoint: *present* if there is a good frame of its version.
 //!    Otherwise *damaged* if it was durable once: at or below the highest commit, named by a view
-//!    header, by a marker, or by a sealed segment's index. Otherwise *torn*: never known to have
-//!    been acknowledged.
+//!    header (alone), by a marker, or by a sealed segment's index. Otherwise *torn*: never known to
+//!    have been acknowledged.
 //! 5. *Alone*, the prefix ends before the first op that is not present. If that op is damaged,
 //!    starting is refused by name. If it is torn, it and everything behind it is forgotten: ops
 //!    commit in order, so nothing behind it was acknowledged either. The view is raised durably
 //!    before serving, and the next recovery finds what was dropped void by rule 2.
+//! 6. *With peers* nothing is refused, and only what is torn at the end is forgotten:
+//!    [`MemberLog`].
 //!
 //! What remains: a crash together with rot of exactly the newest frames, those in the pipeline
 //! that no later commit number and, within the marker delay, no marker vouches for. They are then
 //! taken for torn although they may have been acknowledged. The table with every row is in
 //! `docs/FORMAT.md`; the tests go through it.
 
+mod member;
+
 use std::collections::BTreeMap;
 
 use wire::{Checksum, Header, Op, View};
+
+pub use member::{MemberLog, RecoveredOp};
 
 use super::layout::{SegmentEpoch, SegmentId};
 use super::scan::Finding;
@@ -206,6 +212,9 @@ pub struct LogView {
     pub headers: Vec<Summary>,
     /// The highest commit number recorded.
     pub commit_max: Op,
+    /// Whether there are peers. Then a view may begin with prepares that this replica does not have
+    /// yet: its headers name versions, and say nothing about what was durable here.
+    pub has_peers: bool,
 }
 
 /// What is known of an op above the checkpoint.
@@ -287,6 +296,12 @@ pub struct Log {
     pub superseded: u64,
     /// The earliest written good copy of each present op that has several.
     pub copies: BTreeMap<Op, Location>,
+    /// Good frames at unresolved ops: one of them may be of the version that is meant.
+    pub unresolved: Vec<Sighting>,
+    /// The newest op that the view began with, or the checkpoint's.
+    pub view_head: Op,
+    /// The versions meant of torn ops, where they are known.
+    pub torn: BTreeMap<Op, Checksum>,
 }
 
 /// The log of a replica that is alone.
@@ -375,10 +390,13 @@ pub fn decide(view: &LogView, evidence: &Evidence) -> Result<Log, Contradiction>
         void: 0,
         superseded: 0,
         copies: BTreeMap::new(),
+        unresolved: Vec::new(),
+        view_head: head,
+        torn: BTreeMap::new(),
     };
     let mut seen: BTreeMap<Op, Candidates> = BTreeMap::new();
     for header in view.headers.iter().filter(|header| header.op > base) {
-        seen.entry(header.op).or_default().add(*header, true, None);
+        seen.entry(header.op).or_default().add(*header, !view.has_peers, None);
     }
     let current = |summary: &Summary, offset: u64| -> Result<bool, Contradiction> {
         let Summary { op, view: found, .. } = *summary;
@@ -406,6 +424,13 @@ pub fn decide(view: &LogView, evidence: &Evidence) -> Result<Log, Contradiction>
     for (index, chosen) in chosen.iter().enumerate() {
         let op = Op(base.0 + 1 + index as u64);
         log.ops.push(state(op, chosen, commit_max, seen.get(&op)));
+        if let (Choice::Version(checksum), OpState::Torn) = (chosen, &log.ops[index]) {
+            log.torn.insert(op, *checksum);
+        }
+        if let (Choice::Unresolved, Some(seen)) = (chosen, seen.get(&op)) {
+            let frames = seen.versions.iter().filter_map(|version| version.frame);
+            log.unresolved.extend(frames.filter(|frame| frame.good));
+        }
         if let (Choice::Version(checksum), Some(seen)) = (chosen, seen.get(&op)) {
             let others = seen
                 .versions

@@ -8,8 +8,8 @@
 //! The last part of the budget is a *reserve* for pulses: the work that ends in the next checkpoint
 //! is paid for by ops, so if requests could use up everything, nothing could free it again.
 //!
-//! The position of each op's end in the endless log is kept in a ring with room for as many ops as
-//! fit the budget at one sector each; the difference of two positions is what lies between.
+//! The size of each op's frame is kept in a ring with room for as many ops as fit the budget at one
+//! sector each. An op that is not there, a hole in a backup's log, counts nothing.
 
 use wire::Op;
 
@@ -22,10 +22,10 @@ const SECTOR: u64 = SECTOR_SIZE as u64;
 pub(super) struct LogBudget {
     limit: u64,
     reserve: u64,
-    /// Where the frame of an op ends, at the op's number modulo the length.
-    ends: Box<[u64]>,
+    used: u64,
+    /// Bytes of the frame of an op, at the op's number modulo the length; 0 without one.
+    sizes: Box<[u32]>,
     checkpoint: Op,
-    head: Op,
 }
 
 impl LogBudget {
@@ -33,18 +33,25 @@ impl LogBudget {
     pub(super) fn new(limit: u64, reserve: u64, checkpoint: Op) -> LogBudget {
         assert!(reserve < limit, "a reserve of {reserve} of {limit} bytes leaves nothing");
         let ops_max = usize::try_from(limit / SECTOR).expect("a log's ops fit memory");
-        let ends = vec![0; ops_max + 1].into_boxed_slice();
-        LogBudget { limit, reserve, ends, checkpoint, head: checkpoint }
+        let sizes = vec![0; ops_max + 1].into_boxed_slice();
+        LogBudget { limit, reserve, used: 0, sizes, checkpoint }
     }
 
-    fn end(&self, op: Op) -> u64 {
-        assert!(self.checkpoint <= op && op <= self.head, "op {op} is not in the budget's log");
-        self.ends[(op.0 % self.ends.len() as u64) as usize]
+    fn place(&mut self, op: Op) -> &mut u32 {
+        assert!(op > self.checkpoint, "op {op} is not after checkpoint {}", self.checkpoint);
+        assert!(
+            op.0 - self.checkpoint.0 < self.sizes.len() as u64,
+            "the log after checkpoint {} exceeds {} bytes at op {op}",
+            self.checkpoint,
+            self.limit
+        );
+        let place = op.0 % self.sizes.len() as u64;
+        &mut self.sizes[place as usize]
     }
 
     /// Bytes of frames after the checkpoint.
     pub(super) fn used(&self) -> u64 {
-        self.end(self.head) - self.end(self.checkpoint)
+        self.used
     }
 
     /// Bytes that there may be.
@@ -55,28 +62,30 @@ impl LogBudget {
     /// Whether a frame of `size` bytes may be added; a pulse's may use the reserve.
     pub(super) fn admits(&self, size: u64, pulse: bool) -> bool {
         let limit = if pulse { self.limit } else { self.limit - self.reserve };
-        self.used() + size <= limit
+        self.used + size <= limit
     }
 
-    /// Adds the frame of the op after the head. Replayed ops are added whatever the limit is; they
-    /// are there.
+    /// Counts the frame of an op, instead of what was counted for it before. What was recovered is
+    /// added whatever the limit is; it is there.
     pub(super) fn add(&mut self, op: Op, size: u64) {
-        assert_eq!(op, self.head.next(), "ops enter the log one after another");
         assert!(size >= SECTOR, "a frame takes a sector at least");
-        assert!(
-            op.0 - self.checkpoint.0 < self.ends.len() as u64,
-            "the log after checkpoint {} exceeds {} bytes at op {op}",
-            self.checkpoint,
-            self.limit
-        );
-        let end = self.end(self.head) + size;
-        self.head = op;
-        self.ends[(op.0 % self.ends.len() as u64) as usize] = end;
+        self.remove(op);
+        *self.place(op) = u32::try_from(size).expect("a frame fits its segment");
+        self.used += size;
+    }
+
+    /// The version of an op that was counted is given up.
+    pub(super) fn remove(&mut self, op: Op) {
+        let size = std::mem::take(self.place(op));
+        self.used -= u64::from(size);
     }
 
     /// The checkpoint is at `op` now.
     pub(super) fn checkpoint(&mut self, op: Op) {
-        assert!(self.checkpoint <= op && op <= self.head, "a checkpoint at {op} of the log's ops");
+        assert!(self.checkpoint <= op, "a checkpoint at {op} of the log's ops");
+        for passed in (self.checkpoint.0 + 1..=op.0).map(Op) {
+            self.remove(passed);
+        }
         self.checkpoint = op;
     }
 }

@@ -1,8 +1,11 @@
 //! What a replica is told at start: who it is, and its bounds.
 
-use wire::{ClusterId, Release, ReplicaId};
+use wire::{ClusterId, Incarnation, Release, ReplicaId};
 
+use super::quorum::{MEMBERS_MAX, Quorums};
+use super::timeouts::Timing;
 use crate::journal::{FRAME_HEADER_SIZE, SECTOR, frame_size};
+use crate::superblock::VIEW_HEADERS_MAX;
 
 /// Identity and bounds of a replica.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -11,6 +14,17 @@ pub struct Config {
     pub cluster: ClusterId,
     /// This member of it.
     pub replica: ReplicaId,
+    /// How many members it has: 1, 3 or 5.
+    pub replica_count: u8,
+    /// Its incarnation, which its acknowledgements name.
+    pub incarnation: Incarnation,
+    /// What a test breaks.
+    #[cfg(feature = "canary")]
+    pub canary: super::Canary,
+    /// How long the protocol waits for what.
+    pub timing: Timing,
+    /// What the spread of the timeouts follows from; another number in each life.
+    pub seed: u64,
     /// The release that executes new ops.
     pub release: Release,
     /// The largest prepare in bytes, its header included.
@@ -32,6 +46,12 @@ impl Config {
         Config {
             cluster,
             replica,
+            replica_count: 1,
+            incarnation: Incarnation(0),
+            #[cfg(feature = "canary")]
+            canary: super::Canary::None,
+            timing: Timing::default(),
+            seed: 0,
             release: Release::CURRENT,
             prepare_size_max: 1 << 20,
             pipeline_max: 8,
@@ -75,11 +95,40 @@ impl Config {
         self.log_budget / 8
     }
 
+    /// Whether there are no peers.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.replica_count == 1
+    }
+
+    pub(super) fn quorums(&self) -> Quorums {
+        Quorums::of(self.replica_count)
+    }
+
+    /// Every other member.
+    pub(super) fn peers(&self) -> impl Iterator<Item = ReplicaId> + use<> {
+        let own = self.replica;
+        (0..self.replica_count).map(ReplicaId).filter(move |peer| *peer != own)
+    }
+
+    /// Ops that are kept in memory at most: alone those in flight, with peers those that fit the
+    /// log's budget at a sector each.
+    pub(super) fn window(&self) -> usize {
+        if self.is_alone() {
+            return self.pipeline_max;
+        }
+        usize::try_from(self.log_budget / SECTOR as u64).expect("a log's ops fit memory")
+    }
+
     /// # Panics
     /// When the bounds contradict each other: a mistake of whoever made them.
     pub(super) fn check(&self) {
         assert!(self.prepare_size_max > wire::HEADER_SIZE + wire::request::REQUEST_HEADER_SIZE);
         assert!(self.pipeline_max > 0, "a pipeline has room for one prepare at least");
+        let members = usize::from(self.replica_count);
+        assert!(members % 2 == 1 && members <= MEMBERS_MAX, "a cluster of {members} members");
+        assert!(self.replica.0 < self.replica_count, "member {} of {members}", self.replica);
+        assert!(self.pipeline_max < VIEW_HEADERS_MAX, "a view's headers name a whole pipeline");
         let largest = frame_size(self.prepare_size_max) as u64;
         let requests = self.log_budget - self.pulse_reserve();
         assert!(requests >= largest, "a log of {requests} bytes for prepares of {largest}");

@@ -11,8 +11,12 @@
 //! remembers beyond the end of the chain means that something acknowledged is lost, and is refused
 //! ([`RecoveryError::Lost`]) rather than served without.
 
+use std::collections::VecDeque;
+
 use wire::message::Prepare;
 use wire::{Checksum, ClusterId, Header, Op, Timestamp, Version, View};
+
+use crate::superblock::VIEW_HEADERS_MAX;
 
 /// The end of a log: what the next prepare continues.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -112,13 +116,16 @@ pub struct RecoveredLog {
     pub(super) head: LogHead,
     /// Sizes of the messages after the checkpoint, in op order.
     pub(super) sizes: Vec<u32>,
+    /// The newest headers, at most as many as a superblock names, in op order.
+    pub(super) tail: VecDeque<Header>,
 }
 
 impl RecoveredLog {
     /// A log that ends at its checkpoint.
     #[must_use]
     pub fn at_checkpoint(checkpoint: LogHead) -> RecoveredLog {
-        RecoveredLog { checkpoint: checkpoint.op, head: checkpoint, sizes: Vec::new() }
+        let tail = VecDeque::with_capacity(VIEW_HEADERS_MAX);
+        RecoveredLog { checkpoint: checkpoint.op, head: checkpoint, sizes: Vec::new(), tail }
     }
 
     /// Where it ends.
@@ -150,6 +157,10 @@ impl RecoveredLog {
             return Err(RecoveryError::Backwards { op, view, timestamp });
         }
         self.head = LogHead::of(header);
+        if self.tail.len() == VIEW_HEADERS_MAX {
+            self.tail.pop_front();
+        }
+        self.tail.push_back(*header);
         self.sizes.push(u32::try_from(header.size()).expect("a header's size has 32 bits"));
         Ok(())
     }

@@ -5,10 +5,17 @@ use wire::{Op, ReplicaId, Timestamp, View};
 /// What a replica is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
-    /// It has its log and waits for its view to be durable.
+    /// Alone, it has its log and waits for its view to be durable.
     Recovering,
-    /// It serves.
+    /// Damage at the end of its log hides what it may have acknowledged: it is silent until a
+    /// start-view tells it the log's head.
+    RecoveringHead,
+    /// It serves, or follows the primary that does.
     Normal,
+    /// It has left a view, and the next has not begun.
+    ViewChange,
+    /// It needs ops that no peer has in its journal any more.
+    Behind,
 }
 
 /// What happened since start.
@@ -24,6 +31,16 @@ pub struct Counters {
     pub pulses: u64,
     /// Bytes of all prepares' bodies.
     pub body_bytes: u64,
+    /// Views that this replica has left.
+    pub views_left: u64,
+    /// Messages that were no such thing: damaged, foreign, or not from who they say.
+    pub messages_refused: u64,
+    /// Prepares from peers that there was no room for.
+    pub prepares_refused: u64,
+    /// Messages that were not sent because too many waited.
+    pub messages_dropped: u64,
+    /// Prepares asked of peers because they were missing or damaged here.
+    pub prepares_asked: u64,
 }
 
 impl Counters {
@@ -43,6 +60,12 @@ pub struct Report {
     pub replica: ReplicaId,
     /// Its view.
     pub view: View,
+    /// The view whose log it has.
+    pub log_view: View,
+    /// Whether it is primary and takes requests.
+    pub serves: bool,
+    /// The op that a view change waits for: it may be committed, and whoever has it is away.
+    pub blocked_by: Option<Op>,
     /// The last op given.
     pub op: Op,
     /// The highest committed op.

@@ -26,7 +26,7 @@ impl Driver {
         let id = CheckpointId(0);
         let mut replica =
             Replica::recovered(config, pool, &log, id, View(0), Op(0), moment).expect("empty");
-        replica.on_view_durable(View(1));
+        replica.on_view_durable(View(1), View(1));
         Driver { replica, moment, writing: Default::default(), applied: 0 }
     }
 

@@ -98,9 +98,10 @@ impl Harness {
     }
 
     pub(crate) fn persist_view(&mut self) {
-        let view = self.replica.view_to_persist().expect("a replica begins with a view to persist");
-        self.disk.view = view;
-        self.replica.on_view_durable(view);
+        let record = self.replica.view_to_persist();
+        let record = record.expect("a replica begins with a view to persist");
+        self.disk.view = record.view;
+        self.replica.on_view_durable(record.view, record.log_view);
     }
 
     pub(crate) fn request(&mut self, tag: u64, size: usize) -> Result<(), Refused> {

@@ -113,7 +113,7 @@ impl Script {
             Ok(harness) => {
                 let (report, view) = (harness.replica.report(), harness.replica.view_to_persist());
                 self.node = Node::Up(Box::new(harness));
-                let view = view.expect("a replica begins with a view to persist");
+                let view = view.expect("a replica begins with a view to persist").view;
                 let (op, commit) = (report.op, report.commit);
                 self.say(format!("recovered op={op} commit={commit}, view {view} to be persisted"));
             }

@@ -1,0 +1,85 @@
+//! What a member of a cluster begins with: its log as far as it can be told, and what is doubtful.
+//!
+//! Unlike a replica that is alone, a member neither refuses damage nor forgets what lies behind a
+//! hole: it acknowledged each op by itself, so any of them may count, and what it lost others have.
+//!
+//! | state of the op | here | may have been acknowledged |
+//! | --- | --- | --- |
+//! | present | [`RecoveredOp::Present`] | yes, and it can be shown |
+//! | damaged, or below a break in the chain | [`RecoveredOp::Damaged`] | yes: not denied |
+//! | torn | [`RecoveredOp::Absent`] | no: denied |
+//!
+//! What the view began with stays part of its log, here or not: the view's headers name it, and
+//! whoever began the view with it may have it from one who committed it. Above that, torn ops at
+//! the end are forgotten: the log ends before them. If the last op that is left is damaged and no
+//! header of it is known, the log may have gone on: the *head is unknown*, and the member asks
+//! before it says anything.
+//!
+//! Frames below a break in the chain are kept as *strays*: when a peer's header mends the break,
+//! the parents tell which version is meant, and the frame of that version is as good as any.
+//!
+//! Nothing of this is committed because it is here. Only what a commit number covers is.
+
+use wire::{Checksum, Header, Op};
+
+use super::{Log, OpState};
+
+/// An op of a recovered log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RecoveredOp {
+    /// It is in the journal, whole.
+    Present(Header),
+    /// It may have been acknowledged and cannot be read; its header may be known.
+    Damaged(Option<Header>),
+    /// It was never acknowledged; its header may be known.
+    Absent(Option<Header>),
+}
+
+/// The log of a member after a restart.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MemberLog {
+    /// The op of the checkpoint.
+    pub checkpoint_op: Op,
+    /// The ops after it.
+    pub ops: Vec<RecoveredOp>,
+    /// Good frames of ops of which it is not known which version is meant.
+    pub strays: Vec<Header>,
+    /// Whether the log certainly ends there.
+    pub head_known: bool,
+    /// The highest commit number that was found.
+    pub commit_max: Op,
+}
+
+impl Log {
+    /// The log of a member; `header_of` finds the header of a checksum among all that was read.
+    ///
+    /// # Panics
+    /// When there is no header for a frame that was found.
+    #[must_use]
+    pub fn member(&self, header_of: impl Fn(Checksum) -> Option<Header>) -> MemberLog {
+        let recovered = |(index, state): (usize, &OpState)| match state {
+            OpState::Present(frame) => {
+                let header = header_of(frame.summary.checksum);
+                RecoveredOp::Present(header.expect("a frame was read with its header"))
+            }
+            OpState::Damaged { expected, .. } => {
+                RecoveredOp::Damaged(expected.and_then(&header_of))
+            }
+            OpState::Unresolved => RecoveredOp::Damaged(None),
+            OpState::Torn => {
+                let op = Op(self.checkpoint_op.0 + 1 + index as u64);
+                RecoveredOp::Absent(self.torn.get(&op).copied().and_then(&header_of))
+            }
+        };
+        let mut ops: Vec<RecoveredOp> = self.ops.iter().enumerate().map(recovered).collect();
+        let began_with = self.view_head.0 - self.checkpoint_op.0;
+        while ops.len() as u64 > began_with && matches!(ops.last(), Some(RecoveredOp::Absent(_))) {
+            ops.pop();
+        }
+        let head_known = ops.last() != Some(&RecoveredOp::Damaged(None));
+        let (checkpoint_op, commit_max) = (self.checkpoint_op, self.commit_max);
+        let strays = self.unresolved.iter();
+        let strays = strays.filter_map(|frame| header_of(frame.summary.checksum)).collect();
+        MemberLog { checkpoint_op, ops, strays, head_known, commit_max }
+    }
+}

@@ -1,0 +1,236 @@
+//! Heartbeats, round trips, and the primary that steps down.
+//!
+//! 1. The primary sends *commit* to all backups every heartbeat: its commit number with the
+//!    checksum of that prepare, and a number of the round. A backup that hears it starts its
+//!    silence anew, learns how far the log is committed, and answers *commit-ok*.
+//! 2. The answers say three things: that a quorum still follows this primary (`reads`), how far
+//!    backups are, and how long a round takes.
+//! 3. A primary that has not heard a quorum for a while falls *silent*: it sends no heartbeats and
+//!    takes no requests, and would leave its view. Without that, a primary that is heard and hears
+//!    nobody would hold up the cluster for ever.
+//! 4. The same when its disk takes ten times as long as the fastest backup's answers do, network
+//!    included: its own vote is never among the first then, and everything else it does is late.
+//! 5. And when it is behind: it could not commit what it gives ops to.
+//! 6. Pings between all members measure round trips, which timeouts and the choice of whom to ask
+//!    follow, and tell each other's checkpoints.
+
+use wire::message::{Commit, CommitOk, Ping, Pong};
+use wire::{Header, Op, ReplicaId, Timestamp};
+
+use super::quorum::MEMBERS_MAX;
+use super::timeouts::Timer;
+use super::{Replica, Status};
+
+/// A disk is slow that takes so many times as long as the backups.
+const SLOW_FACTOR: u64 = 10;
+/// Writes that must have been measured before a disk is called slow.
+const SLOW_SAMPLES: u32 = 32;
+
+/// What a replica knows of the others.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    /// Smoothed round trips; 0 where none was measured.
+    rtt_ns: [u64; MEMBERS_MAX],
+    /// The last checkpoint of each, as far as it has said.
+    pub(super) checkpoint: [Op; MEMBERS_MAX],
+}
+
+impl Peers {
+    fn measure(&mut self, peer: ReplicaId, sample_ns: u64) {
+        let rtt = &mut self.rtt_ns[usize::from(peer.0)];
+        *rtt = if *rtt == 0 { sample_ns.max(1) } else { (*rtt * 7 + sample_ns) / 8 };
+    }
+
+    pub(super) fn rtt_ns(&self, peer: ReplicaId) -> u64 {
+        self.rtt_ns[usize::from(peer.0)]
+    }
+
+    /// The longest round trip measured: what a quorum may take.
+    pub(super) fn quorum_rtt_ns(&self) -> u64 {
+        self.rtt_ns.iter().copied().max().unwrap_or(0)
+    }
+
+    pub(super) fn at_checkpoint(&mut self, peer: ReplicaId, op: Op) {
+        let known = &mut self.checkpoint[usize::from(peer.0)];
+        *known = (*known).max(op);
+    }
+}
+
+/// What only a primary needs.
+#[derive(Debug, Default)]
+pub(super) struct Leading {
+    /// It has fallen silent and would leave the view.
+    pub(super) silent: bool,
+    /// The head of the log that its view began with.
+    pub(super) began_with: Op,
+    /// How often prepares were sent again without any progress.
+    pub(super) retransmits: u32,
+    /// The number of the last round of heartbeats.
+    pub(super) round: u64,
+    /// When it was sent.
+    round_at_ns: u64,
+    /// The last round that each has answered.
+    pub(super) answered: [u64; MEMBERS_MAX],
+    /// When each was heard last.
+    heard_ns: [u64; MEMBERS_MAX],
+    /// Smoothed time from ordering a prepare to its being durable here.
+    own_ns: u64,
+    /// The same to the first backup's acknowledgement.
+    peer_ns: u64,
+    samples: u32,
+}
+
+impl Leading {
+    /// A view begins; rounds go on counting, so that no answer to an old one counts for a new one.
+    pub(super) fn begin(&mut self, began_with: Op, now_ns: u64) {
+        let round = self.round;
+        *self = Leading { began_with, round, ..Leading::default() };
+        self.answered = [round; MEMBERS_MAX];
+        self.heard_ns = [now_ns; MEMBERS_MAX];
+    }
+
+    pub(super) fn own_write(&mut self, sample_ns: u64) {
+        self.own_ns = (self.own_ns * 7 + sample_ns) / 8;
+        self.samples = self.samples.saturating_add(1);
+    }
+
+    pub(super) fn peer_write(&mut self, sample_ns: u64) {
+        self.peer_ns = (self.peer_ns * 7 + sample_ns) / 8;
+    }
+
+    fn disk_is_slow(&self, floor_ns: u64) -> bool {
+        self.samples >= SLOW_SAMPLES
+            && self.own_ns >= floor_ns
+            && self.own_ns >= SLOW_FACTOR * self.peer_ns.max(1)
+    }
+
+    /// How many peers were heard since.
+    fn heard_since(&self, ns: u64, peers: impl Iterator<Item = ReplicaId>) -> u8 {
+        peers.filter(|peer| self.heard_ns[usize::from(peer.0)] >= ns).count() as u8
+    }
+}
+
+impl Replica {
+    /// Sends a round of heartbeats.
+    pub(super) fn heartbeat(&mut self) {
+        if !self.serves() {
+            return;
+        }
+        self.leading.round += 1;
+        self.leading.round_at_ns = self.monotonic_ns;
+        let commit = Commit {
+            prepare: self.committed.checksum,
+            commit: self.committed.op,
+            checkpoint: self.checkpoint_id,
+            checkpoint_op: self.checkpoint,
+            round: self.leading.round,
+            timestamp: self.committed.timestamp,
+        };
+        self.broadcast(&commit);
+        self.timers.set(Timer::Heartbeat, self.monotonic_ns + self.config.timing.heartbeat_ns);
+    }
+
+    pub(super) fn on_commit(&mut self, from: ReplicaId, header: &Header) {
+        let commit = header.tail::<Commit>().expect("the command says so");
+        self.peers.at_checkpoint(from, commit.checkpoint_op);
+        if header.view() > self.view {
+            return self.note_newer(header.view());
+        }
+        let current = header.view() == self.view && self.status == Status::Normal;
+        if !current || from != self.primary() || self.is_primary() {
+            return;
+        }
+        self.hear_primary();
+        if commit.commit > self.commit_max {
+            self.commit_max = commit.commit;
+        }
+        self.anchor(commit.commit, commit.prepare);
+        self.advance_commit();
+        if self.committed.op < self.commit_max {
+            self.expect_repair();
+        }
+        if self.vouches() {
+            let ok = CommitOk { round: commit.round, commit: self.committed.op };
+            self.send(from, &ok);
+        }
+    }
+
+    pub(super) fn on_commit_ok(&mut self, from: ReplicaId, header: &Header) {
+        let ok = header.tail::<CommitOk>().expect("the command says so");
+        if header.view() > self.view {
+            return self.note_newer(header.view());
+        }
+        if header.view() != self.view || !self.leads() {
+            return;
+        }
+        self.hear_backup(from);
+        if ok.round == self.leading.round {
+            let sample_ns = self.monotonic_ns.saturating_sub(self.leading.round_at_ns);
+            self.peers.measure(from, sample_ns);
+        }
+        let answered = &mut self.leading.answered[usize::from(from.0)];
+        *answered = (*answered).max(ok.round.min(self.leading.round));
+        // What a backup has committed is committed, though this primary may not have known.
+        self.commit_max = self.commit_max.max(ok.commit.min(self.log.head()));
+        self.advance_commit();
+        self.answer_reads();
+    }
+
+    /// The primary of the view was heard.
+    pub(super) fn hear_primary(&mut self) {
+        self.stay();
+        let silence_ns = self.silence_ns();
+        self.timers.spread(Timer::Silence, self.monotonic_ns, silence_ns);
+    }
+
+    /// A backup of this primary's view was heard.
+    pub(super) fn hear_backup(&mut self, from: ReplicaId) {
+        self.leading.heard_ns[usize::from(from.0)] = self.monotonic_ns;
+    }
+
+    /// Falls silent when no quorum was heard for long, or the disk is slow.
+    pub(super) fn check_contact(&mut self) {
+        if !self.leads() || self.leading.silent {
+            return;
+        }
+        let timing = self.config.timing;
+        let since_ns = self.monotonic_ns.saturating_sub(timing.contact_ns);
+        let heard = 1 + self.leading.heard_since(since_ns, self.config.peers());
+        let slow = self.leading.disk_is_slow(timing.slow_disk_ns);
+        if heard >= self.quorums.view_change && !slow && !self.repair.is_behind() {
+            self.timers.spread(Timer::Contact, self.monotonic_ns, timing.contact_ns / 4);
+            return;
+        }
+        self.leading.silent = true;
+        self.batch = None;
+        self.timers.stop(Timer::Heartbeat);
+        self.suspect();
+    }
+
+    pub(super) fn ping(&mut self) {
+        let ping = Ping {
+            monotonic: self.monotonic_ns,
+            checkpoint: self.checkpoint_id,
+            checkpoint_op: self.checkpoint,
+            op: self.log.head(),
+            commit: self.committed.op,
+        };
+        self.broadcast(&ping);
+        self.timers.spread(Timer::Ping, self.monotonic_ns, self.config.timing.ping_ns);
+    }
+
+    pub(super) fn on_ping(&mut self, from: ReplicaId, header: &Header) {
+        let ping = header.tail::<Ping>().expect("the command says so");
+        self.peers.at_checkpoint(from, ping.checkpoint_op);
+        let pong = Pong { monotonic: ping.monotonic, wall: Timestamp(self.clock.now().0) };
+        self.send(from, &pong);
+    }
+
+    pub(super) fn on_pong(&mut self, from: ReplicaId, header: &Header) {
+        let pong = header.tail::<Pong>().expect("the command says so");
+        // One that answers a ping of an earlier life may be from the future.
+        if let Some(sample_ns) = self.monotonic_ns.checked_sub(pong.monotonic) {
+            self.peers.measure(from, sample_ns);
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Whole clusters in one process: replicas with model journals and superblocks, virtual time, a
+//! network and disks with faults, all from one seed; and checkers of what may never happen.
+//!
+//! `VSR_SEEDS=N` runs N seeds instead of a few hundred; a seed that fails prints the command that
+//! runs it alone, and `VSR_TRACE=1` prints what happens in it.
+
+#![expect(clippy::print_stdout, reason = "a long run says what it has done")]
+
+mod canaries;
+mod disk;
+mod ledger;
+mod lives;
+mod world;

@@ -1,0 +1,540 @@
+//! The world that a cluster lives in: virtual time, messages and writes under way, faults.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
+
+use ioring::{Buffer, BufferPool, Frozen, Random};
+use vsr::journal::Summary;
+use vsr::replica::{
+    Config, MEMBERS_MAX, Moment, PrepareRead, Quorums, Replica, Status, ViewRecord,
+};
+use wire::{
+    CheckpointId, Checksum, ClientTag, Header, Op, Opcode, OperationView, ReplicaId,
+    RequestBuilder, Requests, TableId,
+};
+
+use crate::disk::Disk;
+use crate::ledger::Ledger;
+
+pub(crate) const MS: u64 = 1_000_000;
+const US: u64 = 1000;
+const WALL_NS: u64 = 1 << 50;
+
+/// What will happen, and in which life of its member.
+enum Event {
+    Deliver { from: ReplicaId, header: Box<Header>, body: Vec<u8> },
+    Written { op: Op, frame: Frozen },
+    Super(Super),
+    Read(PrepareRead),
+}
+
+/// An update of the superblock.
+#[derive(Clone)]
+enum Super {
+    View(ViewRecord),
+    Checkpoint(Box<Header>),
+}
+
+/// A member.
+pub(crate) struct Node {
+    pub(crate) replica: Option<Replica>,
+    pub(crate) disk: Disk,
+    life: u64,
+    writing: Vec<(Op, Frozen)>,
+    updating: Option<Super>,
+    checkpoint_wanted: Option<Header>,
+    /// Requests taken in this life.
+    taken: HashSet<u64>,
+    /// The last op given out in this life.
+    pub(crate) given: Op,
+    /// Everything on its disk takes so many times as long.
+    pub(crate) slowness: u64,
+    written_at: u64,
+}
+
+/// How bad the network is.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Weather {
+    /// Of a thousand messages, so many are lost, sent twice, damaged, late.
+    pub(crate) lost: u64,
+    pub(crate) twice: u64,
+    pub(crate) damaged: u64,
+    pub(crate) late: u64,
+}
+
+/// How a test breaks what surrounds the replicas.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Sabotage {
+    #[default]
+    None,
+    /// Restarts find view 0.
+    ForgetView,
+}
+
+pub(crate) struct World {
+    pub(crate) now: u64,
+    pub(crate) random: Random,
+    pub(crate) config: Config,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) ledger: Ledger,
+    pub(crate) weather: Weather,
+    /// Whether messages from one to another are lost.
+    pub(crate) cut: [[bool; MEMBERS_MAX]; MEMBERS_MAX],
+    pub(crate) sabotage: Sabotage,
+    queue: BinaryHeap<Reverse<(u64, u64)>>,
+    events: BTreeMap<u64, (usize, u64, Event)>,
+    next_event: u64,
+    next_tag: u64,
+    trace: bool,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, config: Config) -> World {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        let disk = || Disk::new(config.cluster, config.pipeline_max);
+        let node = || Node {
+            replica: None,
+            disk: disk(),
+            life: 0,
+            writing: Vec::new(),
+            updating: None,
+            checkpoint_wanted: None,
+            taken: HashSet::new(),
+            given: Op(0),
+            slowness: 1,
+            written_at: 0,
+        };
+        World {
+            now: 0,
+            random: Random::from_seed(bytes),
+            nodes: (0..config.replica_count).map(|_| node()).collect(),
+            config,
+            ledger: Ledger::default(),
+            weather: Weather::default(),
+            cut: Default::default(),
+            sabotage: Sabotage::None,
+            queue: BinaryHeap::new(),
+            events: BTreeMap::new(),
+            next_event: 0,
+            next_tag: 1,
+            trace: std::env::var_os("VSR_TRACE").is_some(),
+        }
+    }
+
+    pub(crate) fn say(&self, text: impl FnOnce() -> String) {
+        if self.trace {
+            println!("{:>12.3} ms  {}", self.now as f64 / MS as f64, text());
+        }
+    }
+
+    pub(crate) fn members(&self) -> usize {
+        self.nodes.len()
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { monotonic_ns: self.now, wall_ns: WALL_NS + self.now }
+    }
+
+    pub(crate) fn is_up(&self, node: usize) -> bool {
+        self.nodes[node].replica.is_some()
+    }
+
+    pub(crate) fn replica(&mut self, node: usize) -> &mut Replica {
+        self.nodes[node].replica.as_mut().expect("the member is up")
+    }
+
+    /// The member that takes requests, in the newest view if several think so.
+    pub(crate) fn primary(&self) -> Option<usize> {
+        let serving = self.nodes.iter().enumerate().filter_map(|(index, node)| {
+            let replica = node.replica.as_ref().filter(|replica| replica.serves())?;
+            Some((replica.report().view, index))
+        });
+        serving.max().map(|(_, index)| index)
+    }
+
+    fn schedule(&mut self, node: usize, delay: u64, event: Event) {
+        let life = self.nodes[node].life;
+        self.queue.push(Reverse((self.now + delay, self.next_event)));
+        self.events.insert(self.next_event, (node, life, event));
+        self.next_event += 1;
+    }
+
+    pub(crate) fn start(&mut self, node: usize) {
+        assert!(!self.is_up(node), "a member starts once");
+        let mut config = self.config;
+        config.replica = ReplicaId(node as u8);
+        config.seed = self.random.next_u64();
+        let buffers = 4 * config.pipeline_max + 4;
+        let pool = BufferPool::new("prepares", config.frame_size_max(), buffers);
+        let moment = self.moment();
+        let this = &mut self.nodes[node];
+        this.life += 1;
+        this.given = this.disk.checkpoint_op();
+        let mut log = this.disk.recover();
+        let mut record = this.disk.record.clone();
+        if self.sabotage == Sabotage::ForgetView {
+            (record.view, record.log_view) = (record.log_view, record.log_view);
+            log.head_known = true;
+        }
+        let id = CheckpointId(u128::from(this.given.0));
+        let checkpoint = (this.disk.checkpoint, id);
+        let replica = Replica::rejoined(config, pool, &log, &record, checkpoint, moment);
+        let report = replica.report();
+        this.replica = Some(replica);
+        self.say(|| {
+            format!("{node} starts: {:?} view {} op {}", report.status, report.view, report.op)
+        });
+        self.turn(node);
+    }
+
+    /// The process ends. Of what is being written, each frame survives, is torn, or vanishes.
+    pub(crate) fn crash(&mut self, node: usize) {
+        self.say(|| format!("{node} crashes"));
+        let this = &mut self.nodes[node];
+        this.replica = None;
+        this.life += 1;
+        for (_, frame) in std::mem::take(&mut this.writing) {
+            match self.random.below(4) {
+                0 => {}
+                1 => drop(this.disk.write(&frame, false)),
+                _ => drop(this.disk.write(&frame, true)),
+            }
+        }
+        if let Some(update) = this.updating.take()
+            && self.random.chance(2)
+        {
+            Self::apply(&mut this.disk, update);
+        }
+        this.checkpoint_wanted = None;
+        this.taken.clear();
+    }
+
+    fn apply(disk: &mut Disk, update: Super) {
+        match update {
+            Super::View(mut record) => {
+                record.commit_max = record.commit_max.max(disk.record.commit_max);
+                disk.record = record;
+            }
+            Super::Checkpoint(header) => {
+                disk.record.commit_max = disk.record.commit_max.max(Summary::of(&header).op);
+                disk.take_checkpoint(*header);
+            }
+        }
+    }
+
+    /// Runs until this time.
+    pub(crate) fn run_until(&mut self, end: u64) {
+        while self.step(end) {}
+        self.now = end;
+    }
+
+    /// Runs until something is true; returns whether it came to that before `end`.
+    pub(crate) fn run_until_true(&mut self, end: u64, done: impl Fn(&World) -> bool) -> bool {
+        while !done(self) {
+            if !self.step(end) {
+                self.now = end;
+                return done(self);
+            }
+        }
+        true
+    }
+
+    /// What happens next, unless it is after `end`.
+    fn step(&mut self, end: u64) -> bool {
+        let deadline =
+            |(index, node): (usize, &Node)| Some((node.replica.as_ref()?.deadline_ns()?, index));
+        let timer = self.nodes.iter().enumerate().filter_map(deadline).min();
+        let event = self.queue.peek().map(|Reverse((at, _))| *at);
+        let next = timer.map(|(at, _)| at).into_iter().chain(event).min();
+        let Some(at) = next.filter(|at| *at <= end) else { return false };
+        self.now = self.now.max(at);
+        if event.is_some_and(|event| event <= at) {
+            let Reverse((_, id)) = self.queue.pop().expect("looked at just now");
+            let (node, life, event) = self.events.remove(&id).expect("scheduled once");
+            if self.nodes[node].life == life {
+                self.happen(node, event);
+                self.turn(node);
+            }
+        } else if let Some((_, node)) = timer {
+            self.turn(node);
+        }
+        true
+    }
+
+    fn happen(&mut self, node: usize, event: Event) {
+        let moment = self.moment();
+        let this = &mut self.nodes[node];
+        let replica = this.replica.as_mut().expect("events of a life end with it");
+        match event {
+            Event::Deliver { from, header, body } => {
+                replica.on_message(from, &header, &body, moment);
+            }
+            Event::Written { op, frame } => {
+                let place = this.writing.iter().position(|(_, other)| other[..] == frame[..]);
+                this.writing.swap_remove(place.expect("it was being written"));
+                this.disk.write(&frame, true);
+                this.written_at = self.now;
+                replica.on_journal_written(op, frame);
+            }
+            Event::Super(update) => {
+                this.updating = None;
+                Self::apply(&mut this.disk, update.clone());
+                match update {
+                    Super::View(record) => replica.on_view_durable(record.view, record.log_view),
+                    Super::Checkpoint(header) => {
+                        let op = Summary::of(&header).op;
+                        replica.on_checkpoint(op, CheckpointId(u128::from(op.0)));
+                    }
+                }
+            }
+            Event::Read(read) => {
+                let stored = this.disk.get(read.op, read.checksum).filter(|stored| stored.good);
+                let frame = stored.map(|stored| {
+                    let mut buffer = Buffer::zeroed(stored.bytes.len());
+                    buffer.copy_from_slice(&stored.bytes);
+                    buffer.freeze()
+                });
+                replica.on_prepare_read(read, frame);
+            }
+        }
+    }
+
+    /// A turn of a member's driver: everything the replica wants done is begun.
+    pub(crate) fn turn(&mut self, node: usize) {
+        let moment = self.moment();
+        if !self.is_up(node) {
+            return;
+        }
+        self.replica(node).advance(moment);
+        while let Some(append) = self.replica(node).next_append() {
+            let op = Summary::of(&append.header).op;
+            let frame = append.buffer.freeze();
+            self.nodes[node].writing.push((op, frame.clone()));
+            self.replica(node).on_frame(&frame);
+            let delay = self.disk_delay(node);
+            self.schedule(node, delay, Event::Written { op, frame });
+        }
+        while let Some(read) = self.replica(node).next_read() {
+            let delay = self.disk_delay(node);
+            self.schedule(node, delay, Event::Read(read));
+        }
+        self.give_out(node);
+        while let Some(answer) = self.replica(node).next_read_index() {
+            self.ledger.answer(answer.tag.0, answer.commit);
+        }
+        self.update(node);
+        while let Some(send) = self.replica(node).next_send() {
+            let body = send.body().to_vec();
+            self.transmit(node, send.to, send.header, body);
+        }
+    }
+
+    fn give_out(&mut self, node: usize) {
+        while let Some(commit) = self.replica(node).next_commit() {
+            let (op, checksum) = (Summary::of(&commit.header).op, commit.header.checksum());
+            let this = &mut self.nodes[node];
+            assert_eq!(op, this.given.next(), "member {node} gives out each op once");
+            this.given = op;
+            let copies = self.copies(op, checksum);
+            let quorum = usize::from(Quorums::of(self.config.replica_count).replication);
+            let taken = &self.nodes[node].taken;
+            self.ledger.commit(&commit, (copies, quorum), |tag| taken.contains(&tag));
+        }
+    }
+
+    /// How many members have a prepare on their disks.
+    fn copies(&self, op: Op, checksum: Checksum) -> usize {
+        self.nodes.iter().filter(|node| node.disk.had(op, checksum)).count()
+    }
+
+    /// Begins an update of the superblock, if one is wanted and none is under way.
+    fn update(&mut self, node: usize) {
+        let this = &mut self.nodes[node];
+        if this.updating.is_some() {
+            return;
+        }
+        let replica = this.replica.as_mut().expect("only members that are up take turns");
+        let checkpoint =
+            || this.checkpoint_wanted.take().map(|header| Super::Checkpoint(Box::new(header)));
+        let Some(update) = replica.view_to_persist().map(Super::View).or_else(checkpoint) else {
+            return;
+        };
+        this.updating = Some(update.clone());
+        let delay = 2 * self.disk_delay(node);
+        self.schedule(node, delay, Event::Super(update));
+    }
+
+    fn disk_delay(&mut self, node: usize) -> u64 {
+        let usual = 50 * US + self.random.below(250 * US);
+        let late = if self.random.chance(50) { self.random.below(8 * MS) } else { 0 };
+        (usual + late) * self.nodes[node].slowness
+    }
+
+    fn transmit(&mut self, from: usize, to: ReplicaId, header: Header, mut body: Vec<u8>) {
+        let target = usize::from(to.0);
+        self.ledger.hear(from, &header, &self.nodes[from].disk.record);
+        let happens = |random: &mut Random, of_thousand: u64| random.below(1000) < of_thousand;
+        let lost = happens(&mut self.random, self.weather.lost);
+        if self.cut[from][target] || lost || !self.is_up(target) {
+            return;
+        }
+        let copies = 1 + u64::from(happens(&mut self.random, self.weather.twice));
+        if happens(&mut self.random, self.weather.damaged) && !body.is_empty() {
+            let place = self.random.below(body.len() as u64) as usize;
+            body[place] ^= 1;
+        }
+        let view = header.view();
+        self.say(|| format!("{from} -> {target} {:?} view {view}", header.command()));
+        for _ in 0..copies {
+            let late = happens(&mut self.random, self.weather.late);
+            let tail = if late { self.random.below(400 * MS) } else { 0 };
+            let delay = 20 * US + self.random.below(80 * US) + tail;
+            let from = ReplicaId(from as u8);
+            let (header, body) = (Box::new(header), body.clone());
+            self.schedule(target, delay, Event::Deliver { from, header, body });
+        }
+    }
+
+    /// Offers a request to a member; returns its tag if it was taken.
+    pub(crate) fn request(&mut self, node: usize, size: usize) -> Option<u64> {
+        let tag = self.next_tag;
+        let mut bytes = Vec::new();
+        let value = vec![tag as u8; size];
+        let mut builder = RequestBuilder::new(&mut bytes, ClientTag(tag)).expect("vectors grow");
+        let put = OperationView::on_key(Opcode::Put, TableId(0), b"k").with_value(&value);
+        builder.push(&put).expect("vectors grow");
+        builder.finish();
+        let request = Requests::of_body(&bytes).next().expect("one request");
+        let taken = self.replica(node).on_request(&request).is_ok();
+        if taken {
+            self.next_tag += 1;
+            self.nodes[node].taken.insert(tag);
+            self.turn(node);
+        }
+        taken.then_some(tag)
+    }
+
+    /// Has a member ask for a read index.
+    pub(crate) fn read(&mut self, node: usize) {
+        let tag = self.next_tag;
+        self.next_tag += 1;
+        self.ledger.ask(tag);
+        if self.replica(node).read_index(ClientTag(tag)).is_err() {
+            self.ledger.answer(tag, None);
+        }
+        self.turn(node);
+    }
+
+    /// Has a member take a checkpoint that leaves all others what they may need.
+    pub(crate) fn checkpoint(&mut self, node: usize) {
+        let history = &self.ledger.history;
+        let solid = self.nodes.iter().map(|node| node.disk.solid(history)).min();
+        let op = solid.expect("a cluster has members").min(self.nodes[node].given);
+        self.checkpoint_at(node, op);
+    }
+
+    pub(crate) fn checkpoint_at(&mut self, node: usize, op: Op) {
+        let this = &mut self.nodes[node];
+        if op > this.disk.checkpoint_op() && this.updating.is_none() && this.replica.is_some() {
+            this.checkpoint_wanted = Some(self.ledger.headers[op.0 as usize - 1]);
+            self.turn(node);
+        }
+    }
+
+    /// Damages a frame of a member that another one still has; each op on one member only.
+    pub(crate) fn damage(&mut self, node: usize) {
+        let released = self.nodes.iter().map(|node| {
+            let wanted = match &node.updating {
+                Some(Super::Checkpoint(header)) => Some(&**header),
+                _ => node.checkpoint_wanted.as_ref(),
+            };
+            wanted.map_or(Op(0), |header| Summary::of(header).op).max(node.disk.checkpoint_op())
+        });
+        let released = released.max();
+        let released = released.expect("a cluster has members");
+        let members = self.members() as u64;
+        let ops = self.nodes[node].disk.frames.keys().map(|(op, _)| *op);
+        let ops: Vec<Op> =
+            ops.filter(|op| *op > released && op.0 % members == node as u64).collect();
+        if !ops.is_empty() {
+            let op = ops[self.random.below(ops.len() as u64) as usize];
+            self.damage_op(node, op, released);
+        }
+    }
+
+    fn damage_op(&mut self, node: usize, op: Op, released: Op) -> bool {
+        let lose = self.random.chance(2);
+        let history = &self.ledger.history;
+        let told = self.nodes[node].disk.damage(op, lose, released, history);
+        self.say(|| format!("{node} op {op} damaged: {told}"));
+        told
+    }
+
+    /// An op commits on two members of three, is damaged on one of them, and the other one dies:
+    /// the two that are left cannot know whether it was committed, and must wait.
+    pub(crate) fn lose_all_but_one_copy(&mut self) -> bool {
+        let Some(primary) = self.primary().filter(|_| self.is_calm()) else { return false };
+        let (damaged, away) = ((primary + 1) % 3, (primary + 2) % 3);
+        self.cut = Default::default();
+        for other in [primary, damaged] {
+            (self.cut[other][away], self.cut[away][other]) = (true, true);
+        }
+        self.request(primary, 8);
+        self.run_until(self.now + 10 * MS);
+        self.mark(damaged);
+        let op = self.nodes[damaged].disk.frames.keys().map(|(op, _)| *op).max();
+        let released = self.nodes.iter().map(|node| node.disk.checkpoint_op()).max();
+        let released = released.expect("a cluster has members");
+        let op = op.filter(|op| op.0 % 3 == damaged as u64 && *op > released);
+        let done = op.is_some_and(|op| self.damage_op(damaged, op, released));
+        for node in [primary, damaged] {
+            if self.is_up(node) {
+                self.crash(node);
+            }
+        }
+        self.cut = Default::default();
+        self.start(damaged);
+        self.run_until(self.now + 2000 * MS);
+        done
+    }
+
+    /// Whether three members are up and nobody's disk is to be updated.
+    fn is_calm(&self) -> bool {
+        let calm = |node: &Node| {
+            node.replica.is_some() && node.updating.is_none() && node.checkpoint_wanted.is_none()
+        };
+        self.members() == 3 && self.nodes.iter().all(calm)
+    }
+
+    /// Has a quiet member write a marker.
+    pub(crate) fn mark(&mut self, node: usize) {
+        let this = &mut self.nodes[node];
+        let quiet = this.writing.is_empty() && self.now >= this.written_at + 5 * MS;
+        if let Some(replica) = this.replica.as_ref().filter(|_| quiet) {
+            this.disk.mark(replica.commit());
+        }
+    }
+
+    /// Whether all members that are up follow one primary and have given out the whole history.
+    pub(crate) fn is_converged(&self) -> bool {
+        let head = self.ledger.head();
+        self.primary().is_some()
+            && self.nodes.iter().filter_map(|node| Some((node, node.replica.as_ref()?))).all(
+                |(node, replica)| {
+                    let report = replica.report();
+                    report.status == Status::Normal && node.given == head && report.op == head
+                },
+            )
+    }
+
+    /// One line about each member.
+    pub(crate) fn describe(&self) -> String {
+        let line = |(index, node): (usize, &Node)| {
+            let replica = node.replica.as_ref().map(Replica::report);
+            let updating = node.updating.is_some();
+            format!("{index}: given {} updating {updating} {replica:?}\n", node.given)
+        };
+        self.nodes.iter().enumerate().map(line).collect()
+    }
+}
