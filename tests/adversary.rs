@@ -24,8 +24,12 @@ struct Case {
 
 impl Case {
     fn new() -> Case {
+        Case::with(&[])
+    }
+
+    fn with(flags: &[&str]) -> Case {
         let folder = Folder::new();
-        let node = Node::start(&folder.data(), &[]);
+        let node = Node::start(&folder.data(), flags);
         let mut good = node.connect();
         assert_eq!(call(&mut good, &["SET", "good", "value"]), Reply::Simple("OK".into()));
         Case { node, _folder: folder }
@@ -191,4 +195,21 @@ fn a_client_that_hangs_up_in_the_middle_harms_nobody() {
         // Dropped with replies unread: the node sees a reset.
     }
     case.others_are_unharmed();
+}
+
+#[test]
+fn whoever_connects_as_a_replica_and_is_none_is_told_why() {
+    let case = Case::with(&["--listen", "127.0.0.1:0"]);
+    for (bytes, why) in [
+        (vec![0xa5; 100_000], "header checksum"),
+        (b"*1\r\n$4\r\nPING\r\n".repeat(1000), "header checksum"),
+        (Vec::new(), "no greeting in time"),
+    ] {
+        let mut socket = TcpStream::connect(&case.node.native).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+        let answer = answer_to(&mut socket, &bytes);
+        assert!(answer.contains(why), "{answer:?}");
+        case.others_are_unharmed();
+    }
 }

@@ -11,6 +11,7 @@
 
 use crate::metrics::Snapshot;
 use crate::metrics::text::Gauge;
+use crate::peers::{PeersReport, gauges as of_peers};
 use lsm::cache::CacheStats;
 use lsm::forest::Stats;
 use lsm::tree::Tree;
@@ -154,6 +155,8 @@ pub struct CoreReport {
     pub shards: Vec<ShardReport>,
     /// The replica, on the core that has it.
     pub replica: Option<ReplicaReport>,
+    /// The connections to other replicas, on that core, if it listens for them.
+    pub peers: Option<PeersReport>,
     /// Tasks that held the core longer than the stall threshold.
     pub stalls: u64,
 }
@@ -201,6 +204,7 @@ pub struct Status {
     version: &'static str,
     compression: String,
     replicas: Vec<ReplicaStatus>,
+    peers: Option<PeersReport>,
     cores: Vec<CoreStatus>,
     shards: Vec<ShardReport>,
 }
@@ -229,6 +233,7 @@ impl Status {
                 checkpoint: replica.map_or(0, |replica| replica.checkpoint),
                 log_time_ns: replica.map_or(0, |replica| replica.log_time_ns),
             }],
+            peers: reports.iter().find_map(|report| report.peers.clone()),
             cores: reports.iter().map(CoreStatus::new).collect(),
             shards,
         }
@@ -309,6 +314,7 @@ pub fn gauges(phase: Phase, reports: &[CoreReport]) -> Vec<Gauge> {
         ),
     ];
     gauges.extend(of_compaction(reports));
+    gauges.extend(reports.iter().find_map(|r| r.peers.as_ref()).into_iter().flat_map(of_peers));
     gauges.extend([
         of_trees(
             "tree_entries",
@@ -466,6 +472,7 @@ mod tests {
                 checkpoint: 4,
                 log_time_ns: 7,
             }),
+            peers: Some(PeersReport::default()),
             stalls: 0,
         }
     }
@@ -493,6 +500,7 @@ mod tests {
         assert_eq!(replica["op"], 10);
         assert_eq!(replica["commit"], 9);
         assert_eq!(replica["checkpoint"], 4);
+        assert_eq!(json["peers"]["strangers_refused"], 0);
     }
 
     /// An operator who looks for a name of the handbook finds it.

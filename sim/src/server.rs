@@ -162,6 +162,8 @@ fn options(shape: Shape) -> Options {
     let config = Config {
         resp: address(PORT),
         http: address(0),
+        listen: None,
+        peers: Vec::new(),
         cores: Cores::Count(shape.cores),
         dedicated_replica_core: Some(shape.dedicated),
         cache_bytes: CACHE_BYTES,

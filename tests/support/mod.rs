@@ -42,6 +42,8 @@ pub(crate) struct Node {
     pub(crate) resp: String,
     /// `host:port` of the HTTP listener.
     pub(crate) http: String,
+    /// `host:port` of the listener for replicas, or `none`.
+    pub(crate) native: String,
     log: Arc<Mutex<Vec<String>>>,
 }
 
@@ -79,13 +81,15 @@ impl Node {
                 }
             }
         });
-        let mut node = Node { child, resp: String::new(), http: String::new(), log };
+        let (resp, http, native) = Default::default();
+        let mut node = Node { child, resp, http, native, log };
         match receiver.recv_timeout(PATIENCE) {
             Ok(addresses) => {
                 for word in addresses.split_whitespace() {
                     match word.split_once('=') {
                         Some(("resp", address)) => node.resp = address.to_owned(),
                         Some(("http", address)) => node.http = address.to_owned(),
+                        Some(("native", address)) => node.native = address.to_owned(),
                         _ => {}
                     }
                 }

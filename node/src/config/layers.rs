@@ -43,6 +43,16 @@ pub const KEYS: &[Key] = &[
         help: "address of metrics, health and status over HTTP",
     },
     Key {
+        name: "listen",
+        default: "",
+        help: "address that the cluster's other replicas connect to; without one nobody can",
+    },
+    Key {
+        name: "peers",
+        default: "",
+        help: "host:port of every replica in order, this one's included; one alone needs no list",
+    },
+    Key {
         name: "insecure",
         default: "no",
         help: "allow listening beyond loopback, where anybody who can connect can read and write",

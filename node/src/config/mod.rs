@@ -11,6 +11,7 @@
 
 pub mod compression;
 pub mod layers;
+pub mod peers;
 pub mod units;
 
 pub use layers::{Layers, Origin, Resolved};
@@ -57,6 +58,10 @@ pub struct Config {
     pub resp: SocketAddr,
     /// Where metrics, health and status are served.
     pub http: SocketAddr,
+    /// Where other replicas connect, if anywhere.
+    pub listen: Option<SocketAddr>,
+    /// Where every replica of the cluster is, in order; empty if that was not said.
+    pub peers: Vec<String>,
     /// The cores to run on.
     pub cores: Cores,
     /// Whether the replica has a core to itself; `None`: from four cores on.
@@ -95,6 +100,15 @@ pub enum ConfigError {
         /// What is wrong with it.
         problem: String,
     },
+    /// There are other replicas, and they cannot connect.
+    #[error(
+        "`peers` names {replicas} replicas, and `listen` no address for them to connect to: give \
+         --listen this replica's own"
+    )]
+    Deaf {
+        /// How many there are.
+        replicas: usize,
+    },
     /// A listener is open to the network and nobody has said that this is meant.
     #[error(
         "`{key}` = {address} listens beyond loopback, and clients are not authenticated: anybody \
@@ -114,6 +128,11 @@ impl Config {
         let config = Config {
             resp: typed(layers, "resp", address)?,
             http: typed(layers, "http", address)?,
+            listen: typed(layers, "listen", |text| match text {
+                "" => Ok(None),
+                text => address(text).map(Some),
+            })?,
+            peers: typed(layers, "peers", peers::parse_peers)?,
             cores: typed(layers, "cores", cores)?,
             dedicated_replica_core: typed(layers, "dedicated_replica_core", |text| match text {
                 "auto" => Ok(None),
@@ -139,11 +158,16 @@ impl Config {
             })?,
         };
         if !typed(layers, "insecure", yes_or_no)? {
-            for (key, address) in [("resp", config.resp), ("http", config.http)] {
+            let listen = config.listen.map(|address| ("listen", address));
+            let clients = [("resp", config.resp), ("http", config.http)];
+            for (key, address) in clients.into_iter().chain(listen) {
                 if !address.ip().is_loopback() {
                     return Err(ConfigError::Exposed { key, address });
                 }
             }
+        }
+        if config.peers.len() > 1 && config.listen.is_none() {
+            return Err(ConfigError::Deaf { replicas: config.peers.len() });
         }
         Ok(config)
     }
@@ -277,14 +301,29 @@ mod tests {
         assert!(error.to_string().contains("--insecure"));
         let error = config(&[("http", "[::]:7480")]).unwrap_err();
         assert!(matches!(error, ConfigError::Exposed { key: "http", .. }));
+        let error = config(&[("listen", "0.0.0.0:7400")]).unwrap_err();
+        assert!(matches!(error, ConfigError::Exposed { key: "listen", .. }));
         config(&[("resp", "0.0.0.0:6400"), ("insecure", "yes")]).unwrap();
         config(&[("resp", "localhost:0"), ("http", "[::1]:0")]).unwrap();
+    }
+
+    #[test]
+    fn a_replica_with_peers_listens_for_them() {
+        assert_eq!(config(&[]).unwrap().listen, None);
+        let peers = ("peers", "a:7400, b:7400, c:7400");
+        let error = config(&[peers]).unwrap_err();
+        assert!(error.to_string().contains("--listen"), "{error}");
+        let config = config(&[peers, ("listen", "127.0.0.1:7400")]).unwrap();
+        assert_eq!(config.peers, ["a:7400", "b:7400", "c:7400"]);
+        assert_eq!(config.listen.unwrap().port(), 7400);
     }
 
     #[test]
     fn wrong_values_name_setting_value_and_origin() {
         for (key, text) in [
             ("resp", "nowhere"),
+            ("listen", "nowhere"),
+            ("peers", "a:1,b:2"),
             ("cache", "lots"),
             ("clients_max", "0"),
             ("lock_memory", "maybe"),

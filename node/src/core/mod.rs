@@ -39,6 +39,7 @@ use crate::gateway::runs::{Runs, Tag};
 use crate::mesh::batch::{Answer, Ballot, Query};
 use crate::mesh::{Mesh, Report, Summary};
 use crate::metrics::{Counter, Metrics, Snapshot, Stage};
+use crate::peers::Peers;
 use crate::replica::{Log, ReplicaCore, pulse};
 use crate::resp::plan::Form;
 use crate::resp::{self, Ask, Host};
@@ -94,6 +95,8 @@ pub struct Core {
     pub log: Option<Log>,
     /// The replica, on the core that has it.
     pub replica: OnceCell<ReplicaCore>,
+    /// The connections between replicas, on the core that has the replica, if it listens for them.
+    pub peers: OnceCell<Rc<Peers>>,
     /// This core, for tasks.
     pub weak: Weak<Core>,
     /// What a connection may cost.
@@ -496,6 +499,7 @@ impl Core {
             metrics: self.metrics.snapshot(),
             shards,
             replica: self.replica.get().map(ReplicaCore::report),
+            peers: self.peers.get().map(|peers| peers.report()),
             stalls: ioring::stats().stalls,
         }
     }

@@ -5,7 +5,8 @@
 //! 1. The HTTP listener is bound and the control plane answers: alive, not ready.
 //! 2. Every core gets its ring and thread. Core 0 opens the data directory (lock, superblock,
 //!    journal), which is where a wrong, damaged or busy directory is refused.
-//! 3. The RESP listener is bound, and every core opens its shards. Clients that connect from here
+//! 3. The listeners are bound, of RESP and, if told to, for other replicas ([`native`]), and every
+//!    core opens its shards. Clients that connect from here
 //!    on are told `LOADING`.
 //! 4. The journal is replayed into the shards ([`recover`]).
 //! 5. The replica's raised view is made durable; writes are taken; the node is ready and says so.
@@ -19,6 +20,7 @@
 
 mod cores;
 mod format;
+mod native;
 mod recover;
 
 use std::net::{SocketAddr, TcpListener};
@@ -40,6 +42,7 @@ use crate::mesh::{self, Ends, Report};
 use crate::status::{Phase, PhaseCell};
 
 pub use format::{Error as FormatError, fit, format, format_here};
+pub use native::ClusterError;
 pub use recover::{Opening, RecoverError, Shared};
 
 /// How long an address in use is tried for: a killed process's sockets may outlive it for a moment.
@@ -65,6 +68,8 @@ pub struct Options {
 /// Where the node serves.
 #[derive(Debug, Clone, Copy)]
 pub struct Addresses {
+    /// The cluster's other replicas, if they are listened for.
+    pub native: Option<SocketAddr>,
     /// Redis clients.
     pub resp: SocketAddr,
     /// Metrics, health and status.
@@ -105,6 +110,9 @@ pub enum StartError {
     /// The directory cannot be opened or its journal not recovered.
     #[error(transparent)]
     Recover(#[from] RecoverError),
+    /// The settings do not fit the directory.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// Another core ended, with an error of its own.
     #[error("a core of this node ended")]
     CoreEnded,
@@ -236,6 +244,10 @@ async fn serve_first(
 ) -> Result<(), StartError> {
     let (options, cores) = (&shared.options, ends.cores());
     let directory = recover::open(options).await?;
+    let state = directory.state();
+    native::check(&options.config, &state)?;
+    let native = native::listen(&options.config)?;
+    let native_address = native.as_ref().map(Listener::local_addr);
     let address = options.config.resp;
     let listener = Listener::bind(address, ListenOptions::default())
         .map_err(|error| StartError::Listen { address, error })?;
@@ -248,6 +260,9 @@ async fn serve_first(
     let core = opening.core(&shared, shards, Some(log), ends);
     let set = shared.identity.set(core.identity.clone());
     set.expect("a node learns once who it is");
+    if let Some(listener) = native {
+        native::serve(&core, &state, listener);
+    }
     let accepting = spawn(Queue::Foreground, "accept", connection::accept(core.clone(), listener));
     let stop = answer(&core, questions);
     if !core.mesh.wait_opened().await || !unplayed.replay(&core).await? {
@@ -255,7 +270,7 @@ async fn serve_first(
     }
     shared.phase.advance(Phase::Serving);
     tracing::info!(%resp, %http, cores, "serving");
-    serving(&Addresses { resp, http });
+    serving(&Addresses { native: native_address, resp, http });
     let ended = ioring::select(stop.wait(), core.mesh.ended()).await;
     if let ioring::Either::Second(()) = ended {
         return Err(StartError::CoreEnded);

@@ -131,6 +131,11 @@ pub(super) async fn open(options: &Options) -> Result<Opened, RecoverError> {
 }
 
 impl Opened {
+    /// What the superblock says.
+    pub(super) fn state(&self) -> Rc<State> {
+        self.directory.superblock.state()
+    }
+
     /// What a core of a node with so many has to open.
     pub(super) fn opening(
         &self,
@@ -224,6 +229,7 @@ impl Opening {
             random: RefCell::new(random),
             log,
             replica: OnceCell::new(),
+            peers: OnceCell::new(),
             weak: weak.clone(),
             connection_limits: options.connections,
             request_limits: crate::resp::Limits::for_prepare(

@@ -20,6 +20,12 @@ pub(crate) struct Settings {
     /// Address of metrics, health and status over HTTP
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) http: Option<String>,
+    /// Address that the cluster's other replicas connect to; without one nobody can
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// host:port of every replica in order, this one's included; one alone needs no list
+    #[arg(long, value_name = "HOST:PORT,...")]
+    peers: Option<String>,
     /// Allow listening beyond loopback, where anybody who can connect can read and write
     #[arg(long)]
     insecure: bool,
@@ -77,10 +83,12 @@ impl Settings {
         Ok(layers)
     }
 
-    fn flags(&self) -> [(&'static str, Option<String>); 12] {
+    fn flags(&self) -> [(&'static str, Option<String>); 14] {
         [
             ("resp", self.resp.clone()),
             ("http", self.http.clone()),
+            ("listen", self.listen.clone()),
+            ("peers", self.peers.clone()),
             ("insecure", self.insecure.then(|| "yes".to_owned())),
             ("cores", self.cores.clone()),
             ("dedicated_replica_core", self.dedicated_replica_core.clone()),

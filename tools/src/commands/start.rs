@@ -42,7 +42,8 @@ pub(super) fn serve(dir: PathBuf, config: Config, direct: Direct, hint: &'static
     let options = Options { dir, config, direct, connections: Default::default() };
     let serving = move |addresses: &server::Addresses| {
         let (resp, http) = (addresses.resp, addresses.http);
-        print_line(format_args!("listening native=none resp={resp} http={http}"));
+        let native = addresses.native.map_or("none".to_owned(), |native| native.to_string());
+        print_line(format_args!("listening native={native} resp={resp} http={http}"));
         if !hint.is_empty() {
             print_line(hint.replace("PORT", &resp.port().to_string()));
         }
@@ -54,14 +55,15 @@ pub(super) fn serve(dir: PathBuf, config: Config, direct: Direct, hint: &'static
 fn failure(error: StartError) -> Failure {
     let refused = matches!(
         error,
-        StartError::Recover(
-            RecoverError::Open(
-                OpenError::NotFormatted(_)
-                    | OpenError::InUse(_)
-                    | OpenError::Differs { .. }
-                    | OpenError::SuperBlock { source: QuorumError::OtherFormat { .. }, .. }
-            ) | RecoverError::Shard(ShardError::Grid(GridError::Format { .. }))
-        )
+        StartError::Cluster(_)
+            | StartError::Recover(
+                RecoverError::Open(
+                    OpenError::NotFormatted(_)
+                        | OpenError::InUse(_)
+                        | OpenError::Differs { .. }
+                        | OpenError::SuperBlock { source: QuorumError::OtherFormat { .. }, .. }
+                ) | RecoverError::Shard(ShardError::Grid(GridError::Format { .. }))
+            )
     );
     let corrupt = matches!(
         error,

@@ -396,7 +396,9 @@ impl SimNet {
             return self.break_end(socket, libc::ETIMEDOUT);
         }
         end.retries += 1;
-        let again = now + (config.retransmit << (end.retries - 1).min(6));
+        // Who bears little silence does not wait longer than that for the way to be open again.
+        let longest = end.silence_max.map_or(u64::MAX, |limit| limit / PROBES);
+        let again = now + (config.retransmit << (end.retries - 1).min(6)).min(longest);
         for (arrival, _) in &mut end.transit {
             *arrival = (*arrival).max(again);
         }
