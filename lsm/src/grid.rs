@@ -316,6 +316,11 @@ impl Grid {
         self.blocks.try_take()
     }
 
+    /// Buffers of whole blocks that are free.
+    pub(crate) fn buffers_free(&self) -> usize {
+        self.blocks.available()
+    }
+
     /// Writes a block to an address that was acquired for it. Durable after [`Grid::sync`].
     pub async fn write_block(&self, image: BlockImage) {
         let address = image.reference.address;

@@ -186,6 +186,12 @@ impl Meter {
         self.budget.reach(self.before * PARTS + parts);
     }
 
+    /// Whether no more than so many units are left after these entries, and they are paid for.
+    pub(crate) fn nears_end(&self, entries: u64, units: u64) -> bool {
+        let left = self.entries.saturating_sub(entries) * self.work;
+        left <= units * self.entries && self.budget.debt() > 0
+    }
+
     /// The job is over. One that gave up leaves work behind that nobody will do.
     pub(crate) fn ended(&self) {
         self.budget.reach((self.before + self.work) * PARTS);

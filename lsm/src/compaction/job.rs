@@ -109,12 +109,12 @@ pub(crate) struct Done {
 /// Runs the jobs of a bar, one after the other. All are laid out first: then it is known what the
 /// bar has to pay for, and every beat pays its share of that.
 pub(crate) async fn run_all(context: Context, jobs: Vec<(Job, Reservation)>) -> Vec<Outcome> {
-    let mut laid_out = Vec::with_capacity(jobs.len());
+    let mut laid_out = VecDeque::with_capacity(jobs.len());
     for (mut job, reservation) in jobs {
         let (work, planned) = (job.work(&context.config), job.value_blocks());
         if job.drops {
             let tables = job.tables().count() as u64;
-            laid_out.push((job, reservation, work, tables, Ok(Layout::default())));
+            laid_out.push_back((job, reservation, work, tables, Ok(Layout::default())));
             continue;
         }
         let layout = blocks::layout(&context, &mut job).await;
@@ -123,23 +123,55 @@ pub(crate) async fn run_all(context: Context, jobs: Vec<(Job, Reservation)>) -> 
         let spared = planned - reads;
         context.budget.reduce(spared);
         let entries = entries + job.memtable().map_or(0, |memtable| memtable.keys() as u64);
-        laid_out.push((job, reservation, work - spared, entries, layout));
+        laid_out.push_back((job, reservation, work - spared, entries, layout));
     }
     let mut outcomes = Vec::with_capacity(laid_out.len());
     let (mut before, mut writes) = (0, Writes::default());
-    for (job, reservation, work, entries, layout) in laid_out {
+    while let Some((job, reservation, work, entries, layout)) = laid_out.pop_front() {
         let meter = Meter::new(&context.budget, before, work, entries);
+        let next = laid_out.front_mut().and_then(|(.., layout)| layout.as_mut().ok());
+        let mut course = Course { meter, margin: job.inputs.len() as u64 + 4, next };
         outcomes.push(match job.drops {
-            true => drop_tables(&context, &job, reservation, &meter).await,
-            false => run(&context, job, reservation, layout, &mut writes, &meter).await,
+            true => drop_tables(&context, &job, reservation, &course.meter).await,
+            false => run(&context, job, reservation, layout, &mut writes, &mut course).await,
         });
-        meter.ended();
+        course.meter.ended();
         before += work;
     }
     writes.settle().await;
     context.budget.finish();
     outcomes
 }
+
+/// How far a job has got, and what is to be ready when it is done.
+struct Course<'a> {
+    meter: Meter,
+    /// Blocks before its end at which the next one asks for its first: as many as may be cut, so
+    /// that they are not merged to their ends, and a few that take as long as a read.
+    margin: u64,
+    next: Option<&'a mut Layout>,
+}
+
+impl Course<'_> {
+    /// So many entries are merged.
+    async fn at(&mut self, context: &Context, entries: u64) {
+        self.meter.merged(entries);
+        if self.next.is_some() && self.meter.nears_end(entries, self.margin) {
+            let Some(next) = self.next.take() else { return };
+            // What the job still needs itself stays free: another block of each of its inputs, and
+            // those of the tables being built.
+            let kept = plan::GROUP_RUNS_MAX + 1 + BUILDER_BUFFERS;
+            let spare = context.grid.buffers_free().saturating_sub(kept);
+            for stream in next.streams.iter_mut().take(spare) {
+                stream.read_ahead(&context.budget).await;
+            }
+        }
+    }
+}
+
+/// Buffers that tables being built hold: a value block, an index block, one being closed, and some
+/// for whoever else reads in the background.
+const BUILDER_BUFFERS: usize = 8;
 
 /// Why a merge gave up; none if it has no room for its first table, or not for one key's versions.
 type GaveUp = Option<Corrupt>;
@@ -151,11 +183,11 @@ async fn run(
     reservation: Reservation,
     layout: Result<Layout, Corrupt>,
     writes: &mut Writes,
-    meter: &Meter,
+    course: &mut Course<'_>,
 ) -> Outcome {
     let mut output = Output::new(context, &job, reservation, writes);
     let mut merged = match layout {
-        Ok(layout) => merge(context, &job, layout, &mut output, meter).await,
+        Ok(layout) => merge(context, &job, layout, &mut output, course).await,
         Err(corrupt) => Err(Some(corrupt)),
     };
     let (mut lost, mut corrupt) = (Vec::new(), None);
@@ -165,7 +197,7 @@ async fn run(
         job = job.alone();
         // What the beats pay for was the other attempt.
         let context = Context { budget: Budget::paid(), ..context.clone() };
-        merged = merge(&context, &job, Layout::default(), &mut output, meter).await;
+        merged = merge(&context, &job, Layout::default(), &mut output, course).await;
     }
     let blocks_written = output.acquired.len() as u64;
     let mut outcome = Outcome {
@@ -286,7 +318,7 @@ async fn merge(
     job: &Job,
     layout: Layout,
     output: &mut Output<'_>,
-    meter: &Meter,
+    course: &mut Course<'_>,
 ) -> Result<Merged, GaveUp> {
     if !job.inputs.is_empty() && !output.may_begin_table().await {
         return Err(None);
@@ -312,7 +344,7 @@ async fn merge(
         stream.advance(&context.budget).await?;
     }
     let mut merged = Merged { released, untouched: BTreeSet::new(), done, ended_at: None };
-    merge_streams(context, job, &mut streams, output, &mut merged, meter).await?;
+    merge_streams(context, job, &mut streams, output, &mut merged, course).await?;
     output.finish_table().await;
     output.ends_early = None;
     let tables = streams.into_iter().filter_map(|stream| match stream {
@@ -347,7 +379,7 @@ async fn merge_streams(
     streams: &mut [Stream],
     output: &mut Output<'_>,
     merged: &mut Merged,
-    meter: &Meter,
+    course: &mut Course<'_>,
 ) -> Result<(), GaveUp> {
     let Merged { released, done, ended_at, .. } = merged;
     let generations = context.generations.clone();
@@ -369,7 +401,7 @@ async fn merge_streams(
         } else {
             let entry = streams[first].entry().expect("the first stream stands at an entry");
             if slice.take(&entry) {
-                meter.merged(done.entries);
+                course.at(context, done.entries).await;
                 ioring::yield_now().await;
             }
             done.entries += 1;

@@ -311,7 +311,7 @@ impl TableStream {
     }
 
     /// Starts reading the next block, unless one is being read or none is to be read next.
-    async fn read_ahead(&mut self, budget: &Budget) {
+    pub(crate) async fn read_ahead(&mut self, budget: &Budget) {
         if self.reading.is_some() {
             return;
         }
