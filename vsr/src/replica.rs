@@ -503,7 +503,7 @@ impl Replica {
             view: self.view,
             log_view: self.log_view,
             serves: self.serves(),
-            blocked_by: self.leaving.blocked_by(),
+            blocked_by: self.leaving.blocked_by().or(self.repair.stuck_at()),
             op: self.log.head(),
             commit: self.commit(),
             checkpoint: self.checkpoint,

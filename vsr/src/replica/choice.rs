@@ -212,3 +212,6 @@ fn decide(
     }
     Choice::Log(NewLog { head, headers, commit_max })
 }
+
+#[cfg(test)]
+mod tests;

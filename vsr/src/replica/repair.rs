@@ -40,6 +40,9 @@ const LOOK_MAX: u64 = 1024;
 /// Once in so many questions the fastest peer is not asked.
 const EXPLORE: u64 = 8;
 
+/// Questions without an answer after which an op counts as missing everywhere.
+const STUCK: u32 = 16;
+
 /// A prepare to be read from the journal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PrepareRead {
@@ -89,6 +92,12 @@ impl Repair {
 
     pub(super) fn fall_behind(&mut self, op: Op) {
         self.behind = Some(op);
+    }
+
+    /// An op that was asked for often and that nobody who is there has.
+    pub(super) fn stuck_at(&self) -> Option<Op> {
+        let often = self.asked.iter().filter(|asked| asked.attempts >= STUCK);
+        often.map(|asked| asked.op).min()
     }
 
     pub(super) fn is_behind(&self) -> bool {

@@ -64,7 +64,7 @@ pub struct Report {
     pub log_view: View,
     /// Whether it is primary and takes requests.
     pub serves: bool,
-    /// The op that a view change waits for: it may be committed, and whoever has it is away.
+    /// The op that is waited for: it may be committed or is, and whoever has it is away.
     pub blocked_by: Option<Op>,
     /// The last op given.
     pub op: Op,

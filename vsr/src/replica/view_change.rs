@@ -66,6 +66,7 @@ pub(super) struct Leaving {
     voted: bool,
     /// Whether this replica, the new primary, has chosen the view's log and not begun the view.
     pub(super) chosen: bool,
+    /// The op that the last choice could not be made for.
     blocked_by: Option<Op>,
     /// Views left without having been normal in between.
     attempts: u32,
@@ -93,6 +94,7 @@ impl Replica {
     pub(super) fn stay(&mut self) {
         self.leaving.suspects = false;
         self.leaving.attempts = 0;
+        self.leaving.blocked_by = None;
     }
 
     /// This replica would leave its view, and says so.
@@ -164,8 +166,8 @@ impl Replica {
             self.timers.stop(timer);
         }
         self.leading.silent = false;
-        let Leaving { attempts, newer, nonce, .. } = self.leaving;
-        self.leaving = Leaving { attempts, newer, nonce, ..Leaving::default() };
+        let Leaving { attempts, newer, nonce, blocked_by, .. } = self.leaving;
+        self.leaving = Leaving { attempts, newer, nonce, blocked_by, ..Leaving::default() };
     }
 
     /// Whether this replica waits for the view that it is in to begin.

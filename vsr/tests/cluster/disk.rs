@@ -98,6 +98,12 @@ impl Disk {
         self.frames.retain(|(other, _), _| *other > op);
     }
 
+    /// Loses every frame after an op, and with them the markers that named them.
+    pub(crate) fn lose_tail(&mut self, last: Op) {
+        self.frames.retain(|(op, _), _| *op <= last);
+        self.marked.clear();
+    }
+
     fn states(&self) -> (vsr::journal::Log, HashMap<u128, Header>) {
         let base = self.checkpoint.as_ref().map_or(LogHead::root(self.cluster), LogHead::of);
         let view = LogView {

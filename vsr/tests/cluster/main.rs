@@ -8,6 +8,7 @@
 
 mod canaries;
 mod disk;
+mod failover;
 mod ledger;
 mod lives;
 mod world;
