@@ -116,9 +116,9 @@ pub struct Config {
 pub struct CacheShares {
     /// Copies of rows.
     pub rows: usize,
-    /// Pages of a slot.
+    /// Pages of a slot at least: they have what index blocks leave.
     pub pages: usize,
-    /// Index blocks, and larger pages.
+    /// Index blocks, and larger pages, at most.
     pub extents: usize,
 }
 

@@ -653,6 +653,7 @@ impl Forest {
                 (None, Change::Remove(_, table)) => {
                     self.manifest_log.remove(table);
                     self.unquarantine(table);
+                    self.grid.forget_index(table);
                 }
                 (None, _) => unreachable!("only a removal leaves nothing behind"),
             }

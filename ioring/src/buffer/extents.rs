@@ -5,12 +5,15 @@
 //! beforehand how many of each there will be. Here a buffer takes as many units as it needs,
 //! wherever they are free side by side.
 //!
-//! 1. A map has a bit for each unit, set where it is free.
+//! 1. A map has a bit for each unit, set where it is free, and above it one for each word of these
+//!    that is not all taken.
 //! 2. Taking looks for the first run that is long enough, from the start: what is small fills the
 //!    holes there, and long runs stay whole further on. The map of a region of 128 MiB in units of
 //!    8 KiB is 2 KiB long: a look at it is far below what the transfer costs that the buffer is
 //!    for.
-//! 3. Giving back sets the bits; neighbours join by themselves.
+//! 3. A buffer of one unit can be had from the other end too: what always takes one unit and what
+//!    takes runs share a region without tearing it, until it is full.
+//! 4. Giving back sets the bits; neighbours join by themselves.
 //!
 //! Nothing is moved, so the region can be too torn for a buffer that its free units would hold.
 //! Who takes has to live with that: a cache evicts until there is a run.
@@ -21,7 +24,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::pool::region_number;
-use super::{ALIGNMENT, Buffer, Header, Home, Memory, Region};
+use super::{ALIGNMENT, Buffer, Frozen, Header, Home, Memory, Region};
 
 pub(super) struct Extents {
     name: &'static str,
@@ -86,11 +89,28 @@ impl ExtentPool {
     pub fn try_take(&self, len: usize) -> Option<Buffer> {
         let units = len.div_ceil(self.shared.unit).max(1);
         let index = self.shared.map(|free| free.take(units))?;
+        Some(self.adopt(index, units))
+    }
+
+    /// A buffer of one unit, the last that is free.
+    pub fn try_take_last(&self) -> Option<Buffer> {
+        let index = self.shared.map(FreeMap::take_last)?;
+        Some(self.adopt(index, 1))
+    }
+
+    /// The buffer of units that were just taken off the map.
+    fn adopt(&self, index: usize, units: usize) -> Buffer {
         let header = &self.shared.headers[index];
         header.capacity.store(units * self.shared.unit, Ordering::Relaxed);
         // SAFETY: taking its units off the map made this the only handle to the buffer.
         unsafe { *header.home.get() = Home::Extent(self.shared.clone()) };
-        Some(Buffer::adopt(std::ptr::NonNull::from(header)))
+        Buffer::adopt(std::ptr::NonNull::from(header))
+    }
+
+    /// The first unit of a buffer, if it is from this region.
+    pub fn place_of(&self, bytes: &Frozen) -> Option<usize> {
+        let is_own = bytes.region().is_some_and(|region| region.number == self.shared.region);
+        is_own.then(|| bytes.index())
     }
 
     /// Bytes of a unit.
@@ -119,12 +139,16 @@ impl std::fmt::Debug for ExtentPool {
 /// Which units are free.
 struct FreeMap {
     words: Box<[u64]>,
+    /// Which words have a free unit.
+    summary: Box<[u64]>,
     available: usize,
 }
 
 impl FreeMap {
     fn new(count: usize) -> FreeMap {
-        let mut map = FreeMap { words: vec![0; count.div_ceil(64)].into(), available: 0 };
+        let words: Box<[u64]> = vec![0; count.div_ceil(64)].into();
+        let summary = vec![0; words.len().div_ceil(64)].into();
+        let mut map = FreeMap { words, summary, available: 0 };
         map.give_back(0, count);
         map
     }
@@ -135,35 +159,57 @@ impl FreeMap {
             return None;
         }
         let end = self.words.len() * 64;
-        let mut start = self.next(0, true);
+        let mut start = self.next_free(0);
         while start + units <= end {
-            let run_end = self.next(start, false);
+            let run_end = self.next_taken(start);
             if run_end - start >= units {
-                self.each(start, units, |word, mask| *word &= !mask);
-                self.available -= units;
+                self.mark(start, units, false);
                 return Some(start);
             }
-            start = self.next(run_end, true);
+            start = self.next_free(run_end);
         }
         None
     }
 
-    /// Frees units; says whether none of them was free.
-    fn give_back(&mut self, start: usize, units: usize) -> bool {
-        let mut were_taken = true;
-        self.each(start, units, |word, mask| {
-            were_taken &= *word & mask == 0;
-            *word |= mask;
-        });
-        self.available += units;
-        were_taken
+    /// The last free unit, taken.
+    fn take_last(&mut self) -> Option<usize> {
+        let last = |words: &[u64]| words.iter().rposition(|word| *word != 0);
+        let high = |word: u64| 63 - word.leading_zeros() as usize;
+        let at = last(&self.summary)?;
+        let word = at * 64 + high(self.summary[at]);
+        let unit = word * 64 + high(self.words[word]);
+        self.mark(unit, 1, false);
+        Some(unit)
     }
 
-    /// The first unit from `from` on that is free, or that is not; the end if there is none.
-    fn next(&self, from: usize, free: bool) -> usize {
+    /// Frees units; says whether none of them was free.
+    fn give_back(&mut self, start: usize, units: usize) -> bool {
+        self.mark(start, units, true)
+    }
+
+    /// The first free unit from `from` on; the end if there is none.
+    fn next_free(&self, from: usize) -> usize {
+        let first = self.words.get(from / 64).map_or(0, |word| word >> (from % 64));
+        if first != 0 {
+            return from + first.trailing_zeros() as usize;
+        }
+        let mut at = from / 64 + 1;
+        while let Some(words) = self.summary.get(at / 64) {
+            let sought = words >> (at % 64);
+            if sought != 0 {
+                let word = at + sought.trailing_zeros() as usize;
+                return word * 64 + self.words[word].trailing_zeros() as usize;
+            }
+            at = at / 64 * 64 + 64;
+        }
+        self.words.len() * 64
+    }
+
+    /// The first unit from `from` on that is not free; the end if there is none.
+    fn next_taken(&self, from: usize) -> usize {
         let mut at = from;
         while let Some(word) = self.words.get(at / 64) {
-            let sought = (if free { *word } else { !*word }) >> (at % 64);
+            let sought = !*word >> (at % 64);
             if sought != 0 {
                 return at + sought.trailing_zeros() as usize;
             }
@@ -172,13 +218,21 @@ impl FreeMap {
         self.words.len() * 64
     }
 
-    /// Shows the words that these units are in, each with a mask of theirs.
-    fn each(&mut self, start: usize, units: usize, mut change: impl FnMut(&mut u64, u64)) {
-        let (mut at, end) = (start, start + units);
+    /// Makes units free or taken; says whether all of them were the other.
+    fn mark(&mut self, start: usize, units: usize, free: bool) -> bool {
+        let (mut at, end, mut were_other) = (start, start + units, true);
         while at < end {
             let count = (64 - at % 64).min(end - at);
-            change(&mut self.words[at / 64], (u64::MAX >> (64 - count)) << (at % 64));
+            let mask = (u64::MAX >> (64 - count)) << (at % 64);
+            let word = &mut self.words[at / 64];
+            were_other &= *word & mask == if free { 0 } else { mask };
+            *word = if free { *word | mask } else { *word & !mask };
+            let (any, bit) = (*word != 0, 1 << (at / 64 % 64));
+            let summary = &mut self.summary[at / 64 / 64];
+            *summary = if any { *summary | bit } else { *summary & !bit };
             at += count;
         }
+        self.available = if free { self.available + units } else { self.available - units };
+        were_other
     }
 }

@@ -263,6 +263,12 @@ impl Frozen {
         unsafe { region(self.header) }
     }
 
+    /// Position of the buffer in its pool.
+    fn index(&self) -> usize {
+        // SAFETY: a handle keeps its header valid.
+        unsafe { self.header.as_ref() }.index as usize
+    }
+
     /// Another handle, to a part of the bytes in view.
     ///
     /// # Panics

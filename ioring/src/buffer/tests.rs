@@ -148,38 +148,50 @@ proptest! {
 
 proptest! {
     /// Runs of units never overlap, are where a search from the start would find them, and join
-    /// again when they come back, however they are taken and dropped.
+    /// again when they come back, however they are taken and dropped; single ones can be had from
+    /// the other end.
     #[test]
     fn extents_are_the_first_runs_that_fit(
-        steps in proptest::collection::vec((0usize..60_000, any::<u16>(), any::<bool>()), 1..300),
+        steps in proptest::collection::vec((0usize..60_000, any::<u16>(), 0..3u8), 1..300),
+        large in any::<bool>(),
     ) {
-        const UNITS: usize = 150;
-        let pool = ExtentPool::new("test", ALIGNMENT, UNITS);
-        let base = pool.try_take(UNITS * ALIGNMENT).unwrap().as_ptr() as usize;
-        let mut free = [true; UNITS];
+        // More units than words of the summary have bits, and fewer.
+        let units_all = if large { 64 * 64 + 150 } else { 150 };
+        let pool = ExtentPool::new("test", ALIGNMENT, units_all);
+        let all = pool.try_take(units_all * ALIGNMENT).unwrap();
+        let base = all.as_ptr() as usize;
+        prop_assert!(pool.try_take_last().is_none() && pool.try_take(1).is_none());
+        drop(all);
+        let mut free = vec![true; units_all];
         let mut out: Vec<(std::ops::Range<usize>, Frozen, u8)> = Vec::new();
         for (step, (len, pick, take)) in steps.into_iter().enumerate() {
-            if !take && !out.is_empty() {
+            if take == 0 && !out.is_empty() {
                 let (units, bytes, mark) = out.swap_remove(pick as usize % out.len());
                 prop_assert!(bytes.iter().all(|byte| *byte == mark), "nobody else wrote there");
                 drop(bytes.slice(..0));
                 drop(bytes);
                 free[units].fill(true);
             } else {
-                let units = len.div_ceil(ALIGNMENT).max(1);
-                let first = (0..=UNITS - units).find(|&at| free[at..at + units].iter().all(|f| *f));
-                let taken = pool.try_take(len);
+                let (units, single) = (len.div_ceil(ALIGNMENT).max(1), take == 1);
+                let units = if single { 1 } else { units };
+                let is_free = |at: &usize| free[*at..at + units].iter().all(|free| *free);
+                let mut places = 0..=units_all - units;
+                let first = if single { places.rfind(is_free) } else { places.find(is_free) };
+                let taken = if single { pool.try_take_last() } else { pool.try_take(len) };
                 prop_assert_eq!(taken.is_some(), first.is_some());
                 let Some((mut buffer, at)) = taken.zip(first) else { continue };
                 prop_assert_eq!(buffer.as_ptr() as usize, base + at * ALIGNMENT);
                 prop_assert_eq!(buffer.capacity(), units * ALIGNMENT);
                 free[at..at + units].fill(false);
                 buffer.fill(step as u8);
-                out.push((at..at + units, buffer.freeze(), step as u8));
+                let bytes = buffer.freeze();
+                prop_assert_eq!(pool.place_of(&bytes), Some(at));
+                out.push((at..at + units, bytes, step as u8));
             }
             prop_assert_eq!(pool.available(), free.iter().filter(|free| **free).count());
         }
         drop(out);
-        prop_assert!(pool.try_take(UNITS * ALIGNMENT).is_some(), "all came back");
+        prop_assert!(pool.try_take(units_all * ALIGNMENT).is_some(), "all came back");
+        prop_assert!(pool.place_of(&Buffer::zeroed(1).freeze()).is_none(), "not of this region");
     }
 }

@@ -141,6 +141,11 @@ impl Grid {
         self.cache.borrow_mut().insert(FrameClass::Extent, key, frame.freeze());
     }
 
+    /// Forgets the index of a table that is gone.
+    pub(crate) fn forget_index(&self, table: &TableInfo) {
+        self.cache.borrow_mut().remove(&index_key(&table.index));
+    }
+
     /// Reads a whole block, past the cache.
     pub async fn read_block(
         &self,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use ioring::BufferPool;
+use ioring::{BufferPool, Frozen};
 use proptest::prelude::*;
 
 use super::*;
@@ -89,7 +89,7 @@ proptest! {
     ) {
         let keys = keys();
         let pool = BufferPool::new("test", 4096, CAPACITY + 2);
-        let mut class = Class::new(Frames::Equal(pool), CAPACITY);
+        let mut class = Class::new(CAPACITY);
         let mut model = Model::default();
         for name in steps {
             let found = class.get(&keys[name]);
@@ -97,15 +97,92 @@ proptest! {
             if let Some(bytes) = found {
                 prop_assert_eq!(bytes[0] as usize, name);
             } else {
-                let mut buffer = class.frames.try_take(4096).expect("two more than items");
+                let mut buffer = pool.try_take().expect("two more than items");
                 buffer[0] = name as u8;
-                class.insert(keys[name], buffer.freeze());
+                class.insert(keys[name], buffer.freeze(), 1);
                 model.insert(name);
             }
             for (name, key) in keys.iter().enumerate() {
-                let cached = class.find(key) != NONE;
+                let cached = class.contains(key);
                 prop_assert_eq!(cached, model.frequency.contains_key(&name), "{}", name);
             }
         }
     }
+}
+
+fn key(number: u64) -> Key {
+    Key { address: number / 8 + 1, offset: (number % 8) as u32, checksum: number * 77 }
+}
+
+fn bytes(number: u64) -> Frozen {
+    let mut buffer = ioring::Buffer::zeroed(8);
+    buffer.copy_from_slice(&number.to_le_bytes());
+    buffer.freeze()
+}
+
+proptest! {
+    /// Whatever is found is what was put there under that name, and what was removed is not found,
+    /// whatever the capacity is at the time. Units of what is there are counted right.
+    #[test]
+    fn never_answers_for_another(
+        steps in proptest::collection::vec((0u64..60, 0u8..10, 1usize..=16), 1..600),
+    ) {
+        let mut class = Class::new(16);
+        let (mut there, mut capacity) = (BTreeMap::new(), 16);
+        for (number, what, units) in steps {
+            match what {
+                0 => {
+                    class.remove(&key(number));
+                    prop_assert!(!class.contains(&key(number)));
+                }
+                1 => {
+                    capacity = units;
+                    class.set_capacity(capacity);
+                }
+                _ => {
+                    let found = class.get(&key(number)).cloned();
+                    if let Some(bytes) = found {
+                        prop_assert_eq!(&bytes[..], &number.to_le_bytes());
+                    } else if (units - 1) % 4 < capacity {
+                        let units = (units - 1) % 4 + 1;
+                        let at = class.insert(key(number), bytes(number), units).unwrap();
+                        prop_assert_eq!(&class.bytes(at).unwrap()[..], &number.to_le_bytes());
+                        there.insert(number, units);
+                        prop_assert!(class.contains(&key(number)));
+                    }
+                }
+            }
+            there.retain(|number, _| class.contains(&key(*number)));
+            prop_assert_eq!(class.units(), there.values().sum::<usize>());
+            prop_assert!(class.units() <= capacity);
+        }
+    }
+}
+
+/// Items asked for again survive a scan ten times the size of the class.
+#[test]
+fn a_scan_does_not_wash_out_what_is_used() {
+    let mut class = Class::new(100);
+    for round in 0..4 {
+        for number in 0..50 {
+            if class.get(&key(number)).is_none() {
+                class.insert(key(number), bytes(number), 1);
+            }
+            let other = 10_000 + round * 50 + number;
+            class.insert(key(other), bytes(other), 1);
+        }
+    }
+    for number in 1000..2000 {
+        class.insert(key(number), bytes(number), 1);
+    }
+    let kept = (0..50).filter(|&number| class.get(&key(number)).is_some()).count();
+    assert!(kept >= 45, "{kept} of 50 kept");
+}
+
+#[test]
+fn another_checksum_at_the_same_place_is_another_item() {
+    let mut class = Class::new(4);
+    class.insert(key(1), bytes(1), 1);
+    let written_again = Key { checksum: 5, ..key(1) };
+    assert!(class.get(&written_again).is_none());
 }
