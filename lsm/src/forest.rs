@@ -860,6 +860,7 @@ mod bound_tests;
 mod compaction_tests;
 #[cfg(test)]
 pub(crate) mod harness;
+mod keep;
 #[cfg(test)]
 mod proof;
 mod reindex;

@@ -123,6 +123,10 @@ impl Reader {
         Reader { grid: Rc::clone(grid), tree, epoch: Rc::clone(epoch), epoch_started }
     }
 
+    fn is_of_this_bar(&self) -> bool {
+        self.epoch.get() == self.epoch_started
+    }
+
     /// What a failed read of a table's block means.
     pub(crate) fn error(
         &self,
@@ -130,7 +134,7 @@ impl Reader {
         table: &TableInfo,
         Failed { block, offset, fault }: Failed,
     ) -> LookupError {
-        if self.epoch.get() != self.epoch_started {
+        if !self.is_of_this_bar() {
             return LookupError::Moved;
         }
         let shard = self.grid.identity().shard;
@@ -179,8 +183,23 @@ pub struct Read {
 }
 
 impl Read {
+    /// The key, and the newest version that was looked for.
+    pub(crate) fn asked(&self) -> (&[u8], u64) {
+        (&self.key, self.version_max)
+    }
+
+    /// The tree that was asked.
+    pub(crate) fn tree(&self) -> Tree {
+        self.reader.tree
+    }
+
+    /// Whether no bar has ended since it began.
+    pub(crate) fn is_of_this_bar(&self) -> bool {
+        self.reader.is_of_this_bar()
+    }
+
     /// Finds the newest version up to the snapshot in the tables; none if the key has no value.
-    pub async fn run(self) -> Result<Option<OwnedEntry>, LookupError> {
+    pub async fn run(&self) -> Result<Option<OwnedEntry>, LookupError> {
         let hash = filter::hash(&self.key);
         for (level, table) in &self.tables {
             match self.ask(table, hash).await {

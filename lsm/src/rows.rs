@@ -14,10 +14,12 @@
 //!
 //! > A key in the row cache has no version in either memtable.
 //!
-//! 1. A row is put in only by a look-up that has just found it in the tables, with nothing of the
-//!    key in the memtables, as of a snapshot not below the newest version written, and in the same
-//!    call: nothing can have been written in between. What a read brought that had to wait for the
-//!    disk is not put in; the next look-up finds it in cached pages, and puts it in then.
+//! 1. A row is put in only as the newest version that the tables hold, with nothing of the key in
+//!    the memtables. A look-up that has just found it in the tables, as of a snapshot not below the
+//!    newest version written, puts it in in the same call: nothing can have been written in
+//!    between. What had to be waited for is put in by a call of its own
+//!    ([`crate::forest::Forest::keep_row`]), which asks the memtables once more: a version that
+//!    came meanwhile is there as long as no bar has ended, and if one has, nothing is put in.
 //! 2. A write removes its key. It is enough to do so when the key is new to the mutable memtable:
 //!    if it is there already, it was removed then and rule 1 has kept it out since.
 //! 3. A flush moves versions from the immutable memtable into tables: by the invariant none of
@@ -166,6 +168,11 @@ impl RowCache {
             self.set(at, Slot(slot.0 | Slot::USED));
         }
         Some(self.row(slot.place()))
+    }
+
+    /// Whether a key has a row; does not count as asking for it.
+    pub(crate) fn contains(&self, hash: u64, key: &[u8]) -> bool {
+        self.find(hash, key).is_some()
     }
 
     /// How often a row was found, and not found.

@@ -257,6 +257,9 @@ impl Shared {
                 Lookup::Absent => is_right = Some(right(None)),
                 Lookup::NeedsRead(read) => match read.run().await {
                     Ok(found) => {
+                        if let Some(entry) = &found {
+                            self.store.with(|forest| forest.keep_row(&read, entry));
+                        }
                         let value = found.as_ref().map(|entry| entry.value.as_slice());
                         bytes = value.map_or(0, |_| self.data.entry_bytes());
                         is_right = Some(right(value));

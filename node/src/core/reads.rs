@@ -491,6 +491,12 @@ impl Reads {
                     return Ok(false);
                 }
                 Ok(entry) => {
+                    if let Some(entry) = &entry {
+                        core.applier.with_shards(|shards| {
+                            let shard = shards.of_slot(slot);
+                            shard.into_iter().for_each(|shard| shard.keep(&read, entry));
+                        });
+                    }
                     let (log_time, now) = (core.applier.log_time(), core.now());
                     let deadline = entry.as_ref().map_or(0, |entry| entry.deadline);
                     if is_due(deadline, log_time, now) {

@@ -23,7 +23,7 @@ use lsm::bar::BarEnd;
 use lsm::checkpoint::Checkpoint;
 use lsm::forest::{BarError, Forest, TooManyCondemned};
 use lsm::key::{self, Prefix};
-use lsm::lookup::{Lookup, Read, Want};
+use lsm::lookup::{Lookup, OwnedEntry, Read, Want};
 use lsm::tree::Tree;
 use wire::{ShardId, Slot, TableId, Version};
 
@@ -180,6 +180,11 @@ impl Shard {
             Lookup::Absent => Looked::Known(take()(None)),
             Lookup::NeedsRead(read) => Looked::NeedsRead(read),
         }
+    }
+
+    /// Keeps what a read of this shard has brought, for the next one who asks.
+    pub fn keep(&self, read: &Read, entry: &OwnedEntry) {
+        self.forest.keep_row(read, entry);
     }
 
     /// Does to an encoded key what evaluation decided. `current` is the value that a change of
