@@ -197,6 +197,9 @@ pub struct Pending {
     /// If space is short: further bars may bring some back. Not for ever: once there is nothing
     /// left to merge, and what was released has come free, they would change nothing.
     pub space: bool,
+    /// Runs could become fewer, which readers would feel. It is worth the writing once the log has
+    /// been idle for a while, not in every pause between two requests.
+    pub tidy: bool,
 }
 
 /// One tree: memtables above, tables below.
@@ -247,6 +250,8 @@ pub struct Forest {
     bars_idle: u32,
     /// Bars that an idle log is woken for, so that tables of dead generations go.
     bars_to_drop: u32,
+    /// Whether bars without writes would merge more than the one under way does.
+    untidy: bool,
     /// Whether the bar began with so little space that deletes were refused: nothing expires in it.
     expiry_paused: bool,
     /// Scratch for the keys of the trees of deadlines and of indexes.
@@ -340,6 +345,7 @@ impl Forest {
             stats: Stats::default(),
             bars_idle: 0,
             bars_to_drop: 0,
+            untidy: false,
             expiry_paused: false,
             expiry_key: Vec::new(),
             index_key: Vec::new(),
@@ -719,10 +725,15 @@ impl Forest {
             let state = &self.trees[tree.index()];
             plan::bar(&setting, tree, state.memtables.immutable(), &state.manifest)
         });
+        let untidy = Tree::ALL
+            .iter()
+            .any(|tree| plan::is_untidy(&setting, *tree, &self.trees[tree.index()].manifest));
         self.expiry_paused = !self.space_beyond_flushes().allows_deletes();
         let jobs = self.reserve(planned.into_iter().flatten().collect())?;
         let drops = jobs.iter().any(|(job, _)| job.drops);
         self.bars_to_drop = self.bars_to_drop.saturating_sub(1).max(u32::from(drops));
+        // A bar that can do nothing about it, for want of room, leaves the next one no more to do.
+        self.untidy = untidy && !jobs.is_empty();
         if jobs.is_empty() {
             self.bars_idle = self.bars_idle.saturating_add(1);
             return Ok(());
@@ -759,7 +770,7 @@ impl Forest {
         let deadline = (self.deadline_min != u64::MAX && !waits).then_some(self.deadline_min);
         let to_flush = self.trees.iter().any(|tree| !tree.memtables.mutable().is_empty());
         let space = to_flush || self.bars_idle <= crate::bar::BARS_UNTIL_FREE;
-        Pending { jobs, deadline, space }
+        Pending { jobs, deadline, space, tidy: self.untidy }
     }
 
     // ---- faults, figures ----

@@ -371,7 +371,7 @@ impl Shared {
         tally.check(work)?;
         let read = self.store.stats();
         if tally.bytes_written > 0 {
-            self.store.settle().await?;
+            self.store.idle().await?;
         }
         let process = ProcessUse::read(std::process::id()).unwrap_or_default();
         let row = tally.row(

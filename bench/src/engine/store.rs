@@ -261,7 +261,7 @@ impl Store {
         let _turn = self.turn.acquire().await;
         loop {
             let pending = self.with(Forest::pending);
-            if !pending.jobs && !pending.space {
+            if !pending.jobs && !pending.space && !pending.tidy {
                 return Ok(());
             }
             let (log_bytes, memtable_bytes, effects_bytes) = (0, 0, 0);

@@ -363,6 +363,14 @@ pub(crate) fn bar(
     jobs
 }
 
+/// Whether a bar without writes would merge runs of a tree.
+pub(crate) fn is_untidy(setting: &Setting<'_>, tree: Tree, manifest: &Manifest) -> bool {
+    let plan = Plan { setting, tree, manifest, idle: true };
+    let groups = manifest.groups();
+    let due = plan.due(&groups, None);
+    groups.iter().chain(&due).any(|group| plan.slice(group).is_some())
+}
+
 impl<'p> Plan<'p> {
     /// The newest run, if it is so small beside the memtable that it is flushed with it.
     fn small_run(&self, memtable: &Memtable, groups: &[Group<'_>]) -> Option<&'p Run> {
@@ -459,6 +467,17 @@ impl<'p> Plan<'p> {
         runs.filter(move |run| !grouped(run))
     }
 
+    /// Runs of a level that become one of the next: as many as it may have, or, in a bar without
+    /// writes, as are worth a merge.
+    fn runs_due(&self, level: LevelNumber) -> u64 {
+        let most = runs_max(self.setting.config, level);
+        match (self.idle, level.0) {
+            (false, _) => most,
+            (true, 0) => 2,
+            (true, _) => (most - most / 4).max(2),
+        }
+    }
+
     /// Groups that begin now: levels that have as many runs as they may have.
     fn due(&self, groups: &[Group<'_>], taken: Option<u64>) -> Vec<Group<'p>> {
         let last = self.manifest.last_number();
@@ -467,7 +486,7 @@ impl<'p> Plan<'p> {
             let leaving = groups.iter().filter(|group| group.level < last);
             let leaving = leaving.flat_map(|group| &group.runs).any(|run| run.level == level);
             let runs: Vec<&Run> = self.whole(level, groups, taken).collect();
-            if leaving || (runs.len() as u64) < runs_max(self.setting.config, level) {
+            if leaving || (runs.len() as u64) < self.runs_due(level) {
                 continue;
             }
             // The oldest ones: a merge holds two blocks of each.

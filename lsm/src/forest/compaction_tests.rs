@@ -318,3 +318,45 @@ fn groups_are_recognised_on_their_way() {
         driver.check(&log, 2003).await;
     });
 }
+
+/// Runs that wait for more of their size are merged when nobody writes, and only then; a byte is
+/// written once more for it, and after that there is nothing left to be woken for.
+#[test]
+fn an_idle_log_has_its_runs_merged() {
+    run(|| async {
+        let config = Config { level0_runs_max: 8, growth_factor: 8, ..harness::config() };
+        let (mut driver, mut log) = (Driver::open(&config, Rc::default()).await, Vec::new());
+        let runs = |driver: &Driver| {
+            driver.forest.trees[Tree::Objects.index()].manifest.sorted_runs().count()
+        };
+        let scattered = |from: u32| (from..from + 600).map(|n| n * 7919 % 10_007);
+        for round in 0.. {
+            puts(&mut driver, &mut log, scattered(600 * round)).await;
+            if round > 4 && runs(&driver) >= 6 {
+                break;
+            }
+        }
+        assert!(driver.forest.pending().tidy, "{} runs", runs(&driver));
+        let before = driver.forest.stats();
+        let stored = driver.forest.grid().space().acquired;
+        let mut count = 0;
+        while driver.forest.pending().tidy || driver.forest.pending().jobs {
+            pulses(&mut driver, &mut log, 1).await;
+            count += 1;
+            assert!(count <= 32 * 8, "{:?} after {count} pulses", driver.forest.pending());
+        }
+        driver.settle().await;
+        let written = driver.forest.stats().blocks_written - before.blocks_written;
+        assert!(runs(&driver) <= 3, "{} runs", runs(&driver));
+        assert!(written < 2 * stored, "{written} blocks written, {stored} stored");
+        // As long as there are writes, runs wait for others.
+        let mut runs_max = 0;
+        for round in 20..40 {
+            puts(&mut driver, &mut log, scattered(600 * round)).await;
+            runs_max = runs_max.max(runs(&driver));
+        }
+        assert!(runs_max >= 8, "{runs_max} runs while there are writes");
+        driver.check(&log, 10_007).await;
+        assert_eq!(driver.forest.verify().await, []);
+    });
+}

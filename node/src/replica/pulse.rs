@@ -3,7 +3,8 @@
 //! Compaction is paid for by ops. When the log is idle and there is still work that only ops pay
 //! for (the bar's jobs, deadlines that have passed, the checkpoint that requests wait for when the
 //! log has no room for them; while writes are refused for want of space, bars that bring some
-//! back), the replica is asked for a pulse, and for the next one when that is applied. An idle node
+//! back), the replica is asked for a pulse, and for the next one when that is applied. Once the log
+//! has been idle for [`QUIET`], runs that could become fewer are reason enough. An idle node
 //! without such work sleeps: there is a timer only while there is something to wait for. A node
 //! that stops asks for no more than its accepted requests need.
 //!
@@ -21,6 +22,9 @@ use crate::status::Phase;
 
 /// The log counts as idle when nothing was committed for this long.
 const IDLE: Duration = Duration::from_millis(20);
+/// And so long ago that the next request is not expected at once: what is not urgent is done.
+const QUIET: Duration = Duration::from_secs(1);
+const QUIET_LOOKS: u32 = (QUIET.as_millis() / IDLE.as_millis()) as u32;
 /// The longest sleep before a deadline is looked at again: clocks are slewed.
 const DEADLINE_SLEEP_MAX: Duration = Duration::from_secs(60);
 
@@ -31,17 +35,34 @@ pub fn start(core: &Rc<Core>) {
 }
 
 async fn run(core: &Core) {
+    // How often the log was looked at since it moved last, but for pulses; where it stood, and
+    // where the last pulse takes it.
+    let (mut looks, mut stood, mut pulse) = (0, core.applier.applied(), None);
     loop {
         let seen = core.applier.applied();
+        if seen != stood && Some(seen) != pulse {
+            looks = 0;
+        }
+        stood = seen;
         match due(core) {
-            Due::Now => {
+            Due::Now | Due::WhenQuiet => {
                 ioring::sleep(IDLE).await;
                 let replica = core.replica();
                 let idle = replica.is_idle() || replica.waits_for_log();
                 let applied = core.applier.applied() == seen && core.have_all_applied(seen);
-                if idle && applied && matches!(due(core), Due::Now) {
+                if !(idle && applied) {
+                    continue;
+                }
+                looks += 1;
+                let is_due = match due(core) {
+                    Due::Now => true,
+                    Due::WhenQuiet => looks >= QUIET_LOOKS,
+                    Due::In(_) | Due::Never => false,
+                };
+                if is_due {
                     core.metrics.count(Counter::Pulses);
                     core.replica().request_pulse();
+                    pulse = Some(seen.next());
                     core.activity.wait().await;
                 }
             }
@@ -61,6 +82,8 @@ pub struct Work {
     jobs: bool,
     /// Bars would bring space back.
     space: bool,
+    /// Bars would make runs fewer.
+    tidy: bool,
     /// The first deadline.
     deadline: Option<u64>,
     /// Until when deadlines alone are no reason for a pulse.
@@ -77,6 +100,7 @@ impl Work {
             for pending in shards.iter().map(|shard| shard.forest().pending()) {
                 work.jobs |= pending.jobs;
                 work.space |= pending.space;
+                work.tidy |= pending.tidy;
                 work.deadline = match (work.deadline, pending.deadline) {
                     (Some(a), Some(b)) => Some(u64::min(a, b)),
                     (a, b) => a.or(b),
@@ -94,6 +118,8 @@ impl Work {
         };
         match self.deadline {
             _ if self.jobs || short && self.space => Due::Now,
+            Some(deadline) if deadline <= now && pause().is_none() => Due::Now,
+            _ if self.tidy => Due::WhenQuiet,
             Some(deadline) if deadline <= now => pause().map_or(Due::Now, Due::In),
             Some(deadline) => Due::In(Duration::from_nanos(deadline - now)),
             None => Due::Never,
@@ -104,6 +130,8 @@ impl Work {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
     Now,
+    /// Once the log has been idle for [`QUIET`].
+    WhenQuiet,
     In(Duration),
     Never,
 }
