@@ -14,8 +14,9 @@
 //!    each other, and given as the median with the least and the most of the rounds.
 //!
 //! *In whose favour.* The core is one for all: a peer's threads, its background ones too, share it.
-//! A peer's index and filter blocks are in memory beside its cache; ours count as part of it. Peers
-//! without direct I/O have the kernel's page cache on top of theirs, in memory that no column
+//! A peer's index and filter blocks are in memory beside its cache; ours count as part of it. The
+//! engine `rocksdb+` is RocksDB with its own in the cache too, so with as much memory as ours.
+//! Peers without direct I/O have the kernel's page cache on top of theirs, in memory that no column
 //! shows; it is emptied twice a second where reads should come from the disk, and helps in between.
 //! Latencies of writes are those of the whole batch.
 //!
@@ -72,6 +73,7 @@ impl Default for Ask {
 pub enum Engine {
     Quorate,
     Rocksdb,
+    RocksdbCounted,
     Fjall,
     Redb,
 }
@@ -83,6 +85,7 @@ impl Engine {
         match self {
             Engine::Quorate => "quorate",
             Engine::Rocksdb => "rocksdb",
+            Engine::RocksdbCounted => "rocksdb+",
             Engine::Fjall => "fjall",
             Engine::Redb => "redb",
         }
@@ -93,9 +96,10 @@ impl std::str::FromStr for Engine {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Engine, String> {
-        let all = [Engine::Quorate, Engine::Rocksdb, Engine::Fjall, Engine::Redb];
+        use Engine::{Fjall, Quorate, Redb, Rocksdb, RocksdbCounted};
+        let all = [Quorate, Rocksdb, RocksdbCounted, Fjall, Redb];
         match all.into_iter().find(|engine| engine.name() == text) {
-            None => Err("expected rocksdb, fjall, redb or quorate".to_owned()),
+            None => Err("expected rocksdb, rocksdb+, fjall, redb or quorate".to_owned()),
             Some(Engine::Quorate) => Ok(Engine::Quorate),
             Some(engine) if cfg!(feature = "engines") => Ok(engine),
             Some(_) => Err(format!("{text} is not built in: build with --features engines")),

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DataBlockIndexType, FlushOptions, ReadOptions,
-    WriteBatch, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DataBlockIndexType,
+    FlushOptions, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use super::peer::Peer;
@@ -29,21 +29,33 @@ const READAHEAD: usize = 2 << 20;
 /// How often it is asked whether it still has something to do.
 const POLL: Duration = Duration::from_millis(5);
 
+/// Indexes and filters count as part of the cache.
+pub(super) const COUNTED: bool = true;
+/// They are in memory beside it.
+pub(super) const BESIDE: bool = false;
+
 /// See the module's text.
-pub(super) struct RocksDb {
+pub(super) struct RocksDb<const IN_CACHE: bool> {
     db: DB,
     write: WriteOptions,
 }
 
-impl Peer for RocksDb {
+impl<const IN_CACHE: bool> Peer for RocksDb<IN_CACHE> {
     const DIRECT: bool = true;
 
-    fn open(folder: &Path, options: &Options) -> Result<RocksDb, String> {
+    fn open(folder: &Path, options: &Options) -> Result<Self, String> {
         let cache = Cache::new_lru_cache(options.cache_bytes as usize).map_err(String::from)?;
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&cache);
         table.set_block_size(BLOCK_SIZE);
         table.set_bloom_filter(FILTER_BITS, false);
+        if IN_CACHE {
+            table.set_cache_index_and_filter_blocks(true);
+            table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+            table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+            table.set_partition_filters(true);
+            table.set_pin_top_level_index_and_filter(true);
+        }
         table.set_format_version(5);
         table.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
         table.set_data_block_hash_ratio(HASH_RATIO);
@@ -79,6 +91,10 @@ impl Peer for RocksDb {
             ("max_bytes_for_level_base", LEVEL_BASE_BYTES.to_string()),
             ("compaction_readahead_size", READAHEAD.to_string()),
         ];
+        let place = match IN_CACHE {
+            COUNTED => "in the cache, in partitions, top levels and those of level 0 pinned",
+            BESIDE => "in memory beside the cache (default)",
+        };
         let fixed = [
             ("wal", "off"),
             ("direct_io", "reads, flushes, compactions"),
@@ -86,7 +102,7 @@ impl Peer for RocksDb {
             ("checksum", "xxh3 (default)"),
             ("format_version", "5"),
             ("dynamic_level_bytes", "on"),
-            ("index_and_filters", "in memory beside the cache (default)"),
+            ("index_and_filters", place),
             ("others", "default"),
         ];
         let fixed = fixed.map(|(name, value)| (name, value.to_owned()));

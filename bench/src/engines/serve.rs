@@ -20,7 +20,7 @@ use super::Engine;
 #[cfg(any(feature = "engines", test))]
 use super::peer;
 #[cfg(feature = "engines")]
-use super::{fjall::Fjall, redb::Redb, rocksdb::RocksDb};
+use super::{fjall::Fjall, redb::Redb, rocksdb, rocksdb::RocksDb};
 use crate::engine::cases::Cases;
 use crate::engine::{self, EngineError, Options, Row, Work};
 
@@ -82,7 +82,11 @@ where
         Some(Setup { engine: Engine::Quorate, options }) => serve_quorate(lines, &options),
         #[cfg(feature = "engines")]
         Some(Setup { engine: Engine::Rocksdb, options }) => {
-            serve_peer::<RocksDb, _, _>(lines, &options)
+            serve_peer::<RocksDb<{ rocksdb::BESIDE }>, _, _>(lines, &options)
+        }
+        #[cfg(feature = "engines")]
+        Some(Setup { engine: Engine::RocksdbCounted, options }) => {
+            serve_peer::<RocksDb<{ rocksdb::COUNTED }>, _, _>(lines, &options)
         }
         #[cfg(feature = "engines")]
         Some(Setup { engine: Engine::Fjall, options }) => {

@@ -80,7 +80,7 @@ fn ours_against_itself_does_every_kind_of_work() {
 #[cfg(feature = "engines")]
 #[test]
 fn every_peer_does_every_kind_of_work() {
-    compare(vec![Engine::Rocksdb, Engine::Fjall, Engine::Redb]);
+    compare(vec![Engine::Rocksdb, Engine::RocksdbCounted, Engine::Fjall, Engine::Redb]);
 }
 
 #[cfg(not(feature = "engines"))]

@@ -12,7 +12,8 @@ use crate::progress::Line;
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Arguments {
-    /// Storage engines to compare ours with: rocksdb, fjall, redb; quorate is ours once more
+    /// Storage engines to compare ours with: rocksdb, rocksdb+ (its indexes and filters count as
+    /// part of its cache, as ours do), fjall, redb; quorate is ours once more
     #[arg(long, value_name = "NAMES", value_delimiter = ',',
           conflicts_with_all = ["against", "clients", "client_cpu"])]
     pub(super) engine: Vec<Engine>,
