@@ -11,4 +11,5 @@ mod disk;
 mod failover;
 mod ledger;
 mod lives;
+mod script;
 mod world;

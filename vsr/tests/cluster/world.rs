@@ -1,12 +1,13 @@
 //! The world that a cluster lives in: virtual time, messages and writes under way, faults.
 
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashSet};
 
 use ioring::{Buffer, BufferPool, Frozen, Random};
 use vsr::journal::Summary;
 use vsr::replica::{
-    Config, MEMBERS_MAX, Moment, PrepareRead, Quorums, Replica, Status, ViewRecord,
+    Config, MEMBERS_MAX, Moment, PrepareRead, Quorums, Replica, Report, Status, ViewRecord,
 };
 use wire::{
     CheckpointId, Checksum, ClientTag, Header, Op, Opcode, OperationView, ReplicaId,
@@ -15,6 +16,7 @@ use wire::{
 
 use crate::disk::Disk;
 use crate::ledger::Ledger;
+use crate::script::message;
 
 pub(crate) const MS: u64 = 1_000_000;
 const US: u64 = 1000;
@@ -86,6 +88,8 @@ pub(crate) struct World {
     next_event: u64,
     next_tag: u64,
     trace: bool,
+    /// What happens, for a script; then everything takes the same time always.
+    pub(crate) script: Option<RefCell<Vec<String>>>,
 }
 
 impl World {
@@ -119,12 +123,15 @@ impl World {
             next_event: 0,
             next_tag: 1,
             trace: std::env::var_os("VSR_TRACE").is_some(),
+            script: None,
         }
     }
 
     pub(crate) fn say(&self, text: impl FnOnce() -> String) {
         if self.trace {
             println!("{:>12.3} ms  {}", self.now as f64 / MS as f64, text());
+        } else if let Some(lines) = &self.script {
+            lines.borrow_mut().push(text());
         }
     }
 
@@ -182,8 +189,9 @@ impl World {
         let replica = Replica::rejoined(config, pool, &log, &record, checkpoint, moment);
         let report = replica.report();
         this.replica = Some(replica);
+        let Report { status, view, log_view, op, commit, .. } = report;
         self.say(|| {
-            format!("{node} starts: {:?} view {} op {}", report.status, report.view, report.op)
+            format!("{node} starts: {status:?} view={view}/{log_view} op={op} commit={commit}")
         });
         self.turn(node);
     }
@@ -276,12 +284,17 @@ impl World {
                 this.disk.write(&frame, true);
                 this.written_at = self.now;
                 replica.on_journal_written(op, frame);
+                self.say(|| format!("{node} has op={op} durable"));
             }
             Event::Super(update) => {
                 this.updating = None;
                 Self::apply(&mut this.disk, update.clone());
                 match update {
-                    Super::View(record) => replica.on_view_durable(record.view, record.log_view),
+                    Super::View(record) => {
+                        replica.on_view_durable(record.view, record.log_view);
+                        let ViewRecord { view, log_view, .. } = record;
+                        self.say(|| format!("{node} has view={view} log_view={log_view} durable"));
+                    }
                     Super::Checkpoint(header) => {
                         let op = Summary::of(&header).op;
                         replica.on_checkpoint(op, CheckpointId(u128::from(op.0)));
@@ -321,6 +334,10 @@ impl World {
         }
         self.give_out(node);
         while let Some(answer) = self.replica(node).next_read_index() {
+            self.say(|| match answer.commit {
+                Some(op) => format!("{node} reads as of op={op}"),
+                None => format!("{node} must ask again"),
+            });
             self.ledger.answer(answer.tag.0, answer.commit);
         }
         self.update(node);
@@ -338,6 +355,7 @@ impl World {
             this.given = op;
             let copies = self.copies(op, checksum);
             let quorum = usize::from(Quorums::of(self.config.replica_count).replication);
+            self.say(|| format!("{node} commits op={op}"));
             let taken = &self.nodes[node].taken;
             self.ledger.commit(&commit, (copies, quorum), |tag| taken.contains(&tag));
         }
@@ -366,6 +384,9 @@ impl World {
     }
 
     fn disk_delay(&mut self, node: usize) -> u64 {
+        if self.script.is_some() {
+            return 200 * US * self.nodes[node].slowness;
+        }
         let usual = 50 * US + self.random.below(250 * US);
         let late = if self.random.chance(50) { self.random.below(8 * MS) } else { 0 };
         (usual + late) * self.nodes[node].slowness
@@ -384,12 +405,12 @@ impl World {
             let place = self.random.below(body.len() as u64) as usize;
             body[place] ^= 1;
         }
-        let view = header.view();
-        self.say(|| format!("{from} -> {target} {:?} view {view}", header.command()));
+        self.say(|| format!("{from} -> {target} {}", message(&header)));
         for _ in 0..copies {
             let late = happens(&mut self.random, self.weather.late);
             let tail = if late { self.random.below(400 * MS) } else { 0 };
-            let delay = 20 * US + self.random.below(80 * US) + tail;
+            let usual = if self.script.is_some() { 0 } else { self.random.below(80 * US) };
+            let delay = 20 * US + usual + tail;
             let from = ReplicaId(from as u8);
             let (header, body) = (Box::new(header), body.clone());
             self.schedule(target, delay, Event::Deliver { from, header, body });
@@ -461,6 +482,12 @@ impl World {
             let op = ops[self.random.below(ops.len() as u64) as usize];
             self.damage_op(node, op, released);
         }
+    }
+
+    /// Damages the body of a frame, whatever that means.
+    pub(crate) fn damage_body(&mut self, node: usize, op: Op) {
+        let frames = self.nodes[node].disk.frames.range_mut((op, 0)..=(op, u128::MAX));
+        frames.for_each(|(_, stored)| stored.good = false);
     }
 
     fn damage_op(&mut self, node: usize, op: Op, released: Op) -> bool {
