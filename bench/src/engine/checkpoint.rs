@@ -79,7 +79,7 @@ async fn measure(
     let mut writer = Writer::new(&shared, options, 0, 1 << 41);
     writer.fill().await?;
     progress("looking for the most");
-    let most = writer.most(options.duration / MOST_SHARE, 1).await?;
+    let most = writer.most(options.duration / MOST_SHARE, 1).await?.mean;
     let rate = most * f64::from(percent) / 100.0;
     progress(&format!("{rate:.0} operations a second"));
     let before = shared.store().spans().len();

@@ -22,6 +22,17 @@ const SLEEP_MIN: Duration = Duration::from_micros(500);
 /// Ops of a fill between two turns of others.
 const FILL_OPS: usize = 64;
 
+/// How long a rate is held at least to count as one.
+const WINDOW: Duration = Duration::from_secs(2);
+
+/// Operations a second, as fast as it goes.
+#[derive(Clone, Copy)]
+pub(super) struct Most {
+    pub(super) mean: f64,
+    /// In the slowest two seconds.
+    pub(super) held: f64,
+}
+
 /// An op that is done.
 #[derive(Clone, Copy)]
 pub(super) struct Done {
@@ -101,13 +112,20 @@ impl<'a> Writer<'a> {
     }
 
     /// Operations a second, as fast as it goes, for so long and so many at least.
-    pub(super) async fn most(&mut self, time: Duration, least: u64) -> Result<f64, EngineError> {
+    pub(super) async fn most(&mut self, time: Duration, least: u64) -> Result<Most, EngineError> {
         let (start, mut operations) = (ioring::now(), 0);
+        let (mut window, mut before, mut held) = (start, 0, f64::INFINITY);
         while operations < least || ioring::now().since(start) < time {
             operations += self.change().await?;
+            let passed = ioring::now().since(window);
+            if passed >= WINDOW {
+                held = held.min((operations - before) as f64 / passed.as_secs_f64());
+                (window, before) = (ioring::now(), operations);
+            }
             ioring::yield_now().await;
         }
-        Ok(operations as f64 / ioring::now().since(start).as_secs_f64())
+        let mean = operations as f64 / ioring::now().since(start).as_secs_f64();
+        Ok(Most { mean, held: held.min(mean) })
     }
 
     /// Ops at a steady rate, until the time is over or `note` says that it is enough.

@@ -1,11 +1,11 @@
 //! What the beats have paid, and how far the jobs have got: the two counters between them.
 //!
 //! Work is counted in input blocks, over all jobs of a bar. A beat raises the *target*. What is
-//! *done* follows it: a [`Meter`] counts a job's entries as they are merged, many times a block. The
-//! jobs take one unit before they read an input block ([`Budget::take`]), and wait while as much is
-//! done as the target allows. The *debt* is what the target is ahead of what is done. Whoever
-//! applies ops waits while the debt is above its bound ([`Budget::within`]), so a disk that does
-//! not keep up slows the log down instead of letting work pile up for the bar's end.
+//! *done* follows it: a [`Meter`] counts a job's entries as they are merged, many times a block.
+//! The jobs take one unit before they read an input block ([`Budget::take`]), and wait while as
+//! much is done as the target allows. The *debt* is what the target is ahead of what is done.
+//! Whoever applies ops waits while the debt is above its bound ([`Budget::within`]), so a disk that
+//! does not keep up slows the log down instead of letting work pile up for the bar's end.
 //!
 //! Reading counts for nothing: a merge of many runs holds two blocks of each. Were they counted
 //! when they are read, the end of a job would do them all without anyone being told, and who waits

@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
     /// How long to soak
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = parse_duration)]
     duration: Duration,
-    /// Hundredths of the highest rate to ask for
+    /// Hundredths of the highest rate to ask for, as its slowest two seconds had it
     #[arg(long, value_name = "PERCENT", default_value_t = 70)]
     share: u32,
     /// Operations a second to ask for, whatever the highest rate is
@@ -97,9 +97,11 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
 
 fn render(report: &Report) -> String {
     let mut text = format!(
-        "{:.0} operations a second at most; {:.0} asked for, for {:?}\n\n{:<10}{:>12}{:>9}{:>9}\
+        "{:.0} operations a second at most, {:.0} in the slowest two seconds of it;\n\
+         {:.0} asked for, for {:?}\n\n{:<10}{:>12}{:>9}{:>9}\
          {:>9}{:>9}{:>10}\n",
         report.most,
+        report.held,
         report.rate,
         report.load.duration,
         "",
