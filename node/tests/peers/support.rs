@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use ioring::{BufferPool, Frozen, ListenOptions, Listener, Queue, sleep, spawn};
@@ -48,6 +48,8 @@ pub(crate) struct Heard {
     /// Keeps prepares, so that the pool runs empty.
     pub(crate) hoard: Cell<bool>,
     hoarded: RefCell<Vec<ioring::Buffer>>,
+    /// What it hears through, in its present life.
+    pub(crate) peers: RefCell<Weak<Peers>>,
 }
 
 impl Heard {
@@ -177,6 +179,7 @@ impl Replica {
         // A restarted replica is told nothing of what it was before, but moments go on.
         let checker = Rc::new(Checker(heard.clone()));
         let peers = Peers::start(config, pool.clone(), listener, checker);
+        *heard.peers.borrow_mut() = Rc::downgrade(&peers);
         Replica { peers, heard, own, pool }
     }
 

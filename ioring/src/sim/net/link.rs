@@ -120,18 +120,18 @@ impl Links {
         if dice.chance(config.tail) {
             delay <<= dice.between(1, 8);
         }
-        if dice.chance(config.loss) {
-            delay += config.retransmit;
-        }
+        let lost = if dice.chance(config.loss) { config.retransmit } else { 0 };
+        // Weather slows the way down, and not the sender's patience.
         let weather = self.sky.as_ref().map_or(1, |sky| sky.slower(from, to));
+        delay = delay * weather + lost;
         if config.bandwidth == 0 && !self.links.contains_key(&(from, to)) {
-            return now + delay * weather;
+            return now + delay;
         }
         let bandwidth = config.bandwidth;
         let link = self.links.entry((from, to)).or_default();
         if let Some(busy) = (bytes as u64 * 1_000_000_000).checked_div(bandwidth) {
             link.free_at = link.free_at.max(now) + busy * link.slower * weather;
         }
-        link.free_at.max(now) + delay * link.slower * weather
+        link.free_at.max(now) + delay * link.slower
     }
 }
