@@ -25,6 +25,8 @@
 //!    equal, whenever they are read together. A flush is there wholly or not at all, on all cores.
 //! 5. The node starts after every crash, from every state that the disk may be in.
 //!
+//! [`linearizability`] checks histories of many clients on the same keys, whatever they ran on.
+//!
 //! [`simulation::Simulation`] plays lives one after the other over one directory, and
 //! [`points::every_step`] plays one life again and again, with a crash at each step of a window.
 //! Everything follows from a seed; a failure is a [`Violation`] that says which.
@@ -32,6 +34,7 @@
 pub mod clients;
 pub mod generate;
 pub mod ledger;
+pub mod linearizability;
 pub mod model;
 pub mod points;
 pub mod server;
