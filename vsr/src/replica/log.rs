@@ -253,6 +253,12 @@ impl Log {
         }
     }
 
+    /// Takes what is missing after `op` for something that may have been acknowledged.
+    pub(super) fn doubt(&mut self, op: Op) {
+        let from = op.0.saturating_sub(self.base.0) as usize;
+        self.entries.iter_mut().skip(from).for_each(|entry| entry.acknowledged = true);
+    }
+
     /// Forgets which entries after `op` belong to the log of the view.
     pub(super) fn distrust(&mut self, op: Op) {
         let from = op.0.saturating_sub(self.base.0) as usize;

@@ -98,8 +98,8 @@ impl Replica {
             self.suspect();
         } else {
             self.status = Status::Normal;
-            self.expect_repair();
         }
         self.advance_commit();
+        self.expect_repair();
     }
 }

@@ -22,10 +22,10 @@ use ioring::Frozen;
 use wire::message::{GetHeaders, GetPrepare, Headers};
 use wire::{Checksum, Header, Op, ReplicaId};
 
-use super::Replica;
 use super::log::{Bytes, Disk};
 use super::outbox::{self, Body, frame_header};
 use super::timeouts::Timer;
+use super::{Replica, Status};
 
 /// Prepares asked for at once.
 const ASKED_MAX: usize = 8;
@@ -134,15 +134,21 @@ impl Replica {
 
     /// Asks for what is missing, as far as it is not asked for already.
     pub(super) fn repair(&mut self) {
-        if !self.follows() || self.config.is_alone() {
+        if !self.mends() {
             return;
         }
         let missing_headers = self.repair_headers();
-        let missing_prepares = self.repair_prepares();
+        let missing_prepares = self.follows() && self.repair_prepares();
         if missing_headers || missing_prepares {
             self.timers.stop(Timer::Repair);
             self.expect_repair();
         }
+    }
+
+    /// Whether this replica mends the chain of its log. It does so between views too, for whoever
+    /// asks it for headers, and for its next vote: what mends the chain can only be what was there.
+    fn mends(&self) -> bool {
+        matches!(self.status, Status::Normal | Status::ViewChange) && !self.config.is_alone()
     }
 
     /// Asks for headers below the lowest trusted one; returns whether any are missing.
@@ -261,7 +267,7 @@ impl Replica {
             self.counters.messages_refused += 1;
             return;
         };
-        if !self.follows() {
+        if !self.mends() {
             return;
         }
         let mut taken = false;

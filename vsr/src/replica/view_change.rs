@@ -35,7 +35,8 @@
 //!   its own journal never got. It never leads that view again but would leave it.
 //! * A member whose newest frames are damaged does not know its own head. It says nothing until a
 //!   start-view that answers its own question ([`GetView`], by a random number) or is of a newer
-//!   view tells it: an older start-view might name a head below what it acknowledged.
+//!   view tells it: an older start-view might name a head below what it acknowledged. What it lacks
+//!   of that log it may have acknowledged, so it does not deny it.
 
 use wire::message::{DoViewChange, GetView, PreVote, StartView, StartViewChange};
 use wire::{Header, Op, ReplicaId, View};
@@ -156,6 +157,7 @@ impl Replica {
         let silence_ns = self.silence_ns();
         self.timers.spread(Timer::Silence, self.monotonic_ns, silence_ns);
         self.ask_soon();
+        self.expect_repair();
     }
 
     /// Gives up what belonged to the old view only.
@@ -452,11 +454,16 @@ impl Replica {
 
     /// Becomes a backup of a view that has begun.
     fn follow(&mut self, view: View, start: &StartView, headers: &[Header]) {
+        let head_unknown = self.status == Status::RecoveringHead;
         self.retire();
         self.stay();
         self.status = Status::Normal;
         (self.view, self.log_view) = (view, view);
         self.install(start.op, headers, start.commit);
+        if head_unknown {
+            // It may have acknowledged any of what it lacks: it must not deny it.
+            self.log.doubt(self.committed.op);
+        }
         self.timers.stop(Timer::Again);
         self.hear_primary();
         self.repair();

@@ -164,6 +164,10 @@ impl Disk {
             let (log, _) = disk.states();
             log.ops.iter().filter(|state| matches!(state, OpState::Torn)).count()
         };
+        let Some(committed) = history.get(op.0 as usize - 1) else { return false };
+        if self.get(op, *committed).is_none() {
+            return false;
+        }
         let before = (self.clone(), torn(self), self.states().0.ops.len());
         if lose {
             self.frames.retain(|(other, _), _| *other != op);

@@ -2,10 +2,10 @@
 //! `vsr/tests/scenarios/cluster/*.txt`.
 //!
 //! A line that begins with `>` is a step; the lines after it are what happened until the step was
-//! over. `#` begins a comment. A message takes 20 us, a write 200 us; timeouts are spread as always,
-//! from one seed. Heartbeats and pings are left out, unless a step asks for them. With
-//! `UPDATE_SCENARIOS=1` in the environment the files are rewritten with what happens now, to be read
-//! before they are committed.
+//! over. `#` begins a comment. A message takes 20 us, a write 200 us; timeouts are spread as
+//! always, from one seed. Heartbeats and pings are left out, unless a step asks for them. With
+//! `UPDATE_SCENARIOS=1` in the environment the files are rewritten with what happens now, to be
+//! read before they are committed.
 
 use std::cell::RefCell;
 use std::fmt::Write;

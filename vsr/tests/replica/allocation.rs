@@ -5,10 +5,8 @@ use vsr::replica::{Config, LogHead, Moment, RecoveredLog, Replica};
 use wire::message::Prepare;
 use wire::{CheckpointId, Op, Requests, View};
 
+use crate::counting;
 use crate::harness::request;
-
-#[path = "../../../tests/support/counting.rs"]
-mod counting;
 
 struct Driver {
     replica: Replica,

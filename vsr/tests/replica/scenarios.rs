@@ -1,5 +1,5 @@
-//! Scripts of steps whose printed trace is the expected result: `vsr/tests/scenarios/*.txt`. Those of
-//! clusters are in the folder below, and played by the test `cluster`.
+//! Scripts of steps whose printed trace is the expected result: `vsr/tests/scenarios/*.txt`. Those
+//! of clusters are in the folder below, and played by the test `cluster`.
 //!
 //! A line that begins with `>` is a step; the lines after it are what the replica did. `#` begins a
 //! comment. The replica has the smallest configuration: 4 prepares in the pipeline, prepares of

@@ -313,3 +313,66 @@ fn parameters() -> impl Iterator<Item = (u64, u32, u32, u64)> {
         })
     })
 }
+
+/// What a member makes of it: one letter for each op, and whether the head is known. Headers do not
+/// matter here; those that are known are all the same.
+fn member(view: &LogView, script: &Script) -> (String, bool, usize) {
+    let any = wire::Draft::default().seal(
+        &wire::message::Prepare {
+            parent: ROOT,
+            checkpoint: wire::CheckpointId(0),
+            op: Op(1),
+            commit: Op(0),
+            timestamp: wire::Timestamp(1),
+            version_count: 1,
+            request_count: 1,
+            purpose: wire::message::Purpose::Requests,
+        },
+        b"",
+    );
+    let view = LogView { has_peers: true, ..view.clone() };
+    let log = decide(&view, &script.evidence).unwrap().member(|_| Some(any));
+    let letter = |op: &RecoveredOp| match op {
+        RecoveredOp::Present(_) => 'p',
+        RecoveredOp::Damaged(Some(_)) => 'd',
+        RecoveredOp::Damaged(None) => '?',
+        RecoveredOp::Absent(Some(_)) => 'a',
+        RecoveredOp::Absent(None) => '-',
+    };
+    (log.ops.iter().map(letter).collect(), log.head_known, log.strays.len())
+}
+
+#[test]
+fn rows_of_members() {
+    let ops = chain(1, 6, 1, ROOT, 3);
+    let script = |present: &[usize], bad: &[usize]| {
+        let mut script = Script::default();
+        for (indexes, good) in [(present, true), (bad, false)] {
+            for index in indexes {
+                script.frame(ops[index - 1], good);
+            }
+        }
+        script
+    };
+    let told = |text: &str, head_known, strays| (text.to_owned(), head_known, strays);
+    let view = in_view(1, &[]);
+    // Torn at the end is forgotten, a hole below what is present is not.
+    assert_eq!(member(&view, &script(&[1, 2], &[3])), told("pp", true, 0));
+    assert_eq!(member(&view, &script(&[1, 2, 4], &[])), told("pp-p", true, 0));
+    assert_eq!(member(&view, &script(&[1, 2, 4], &[3])), told("ppap", true, 0));
+    // Durable once: by a commit number, by a marker.
+    assert_eq!(member(&view, &script(&[1, 3, 4, 5], &[2])), told("pdppp", true, 0));
+    let mut marked = script(&[1, 2], &[3]);
+    marked.marker(0, &ops[2..3]);
+    assert_eq!(member(&view, &marked), told("ppd", true, 0));
+    // Known to be committed, and nothing of it seen: the log may have gone on.
+    let mut lost = script(&[1, 2], &[]);
+    lost.marker(3, &[]);
+    assert_eq!(member(&view, &lost), told("pp?", false, 0));
+    // What the view began with is part of the log, here or not.
+    let named = in_view(2, &ops[2..4]);
+    assert_eq!(member(&named, &script(&[1, 2, 3], &[])), told("pppa", true, 0));
+    // Below a break in the chain.
+    let broken = in_view(2, &ops[5..]);
+    assert_eq!(member(&broken, &script(&[1, 2, 4, 6], &[])), told("????dp", true, 3));
+}

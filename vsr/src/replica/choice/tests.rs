@@ -147,7 +147,7 @@ fn row_a_header_that_is_missing_is_found_by_its_successor() {
     let hole = vote(0, 2, &log, 0).without(2, false).unlisted(2);
     let other = vote(1, 1, &chain(1, 1, 1, ROOT), 0);
     assert_eq!(chosen(3, &[hole.clone(), other]), Choice::Undecided(Op(2)));
-    let Choice::Log(new) = chosen(3, &[hole.clone(), vote(1, 1, &log[..2], 0)]) else {
+    let Choice::Log(new) = chosen(3, &[hole, vote(1, 1, &log[..2], 0)]) else {
         panic!("an older vote has the header and the prepare")
     };
     assert_eq!(new.headers.len(), 3);
