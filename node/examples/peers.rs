@@ -98,9 +98,13 @@ fn prepare(size: usize) -> Frozen {
     frame.freeze().slice(FRAME_HEADER_SIZE..FRAME_HEADER_SIZE + size)
 }
 
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("bounds that it accepts")
+}
+
 /// Sends pings, one at a time, for so long; the round trips.
 async fn ping(peers: &Peers, ears: &Ears, duration: Duration) -> Histogram<u64> {
-    *ears.round_trips.borrow_mut() = Some(Histogram::new(3).expect("three digits"));
+    *ears.round_trips.borrow_mut() = Some(histogram());
     let (end, before) = (now() + duration, ears.messages.get());
     let mut sent = 0;
     while now() < end {

@@ -44,7 +44,7 @@ fn input() -> impl Strategy<Value = Input> {
         3 => Just(Input::Get),
         2 => few.clone().prop_map(Input::Set),
         1 => few.clone().prop_map(Input::SetIfAbsent),
-        1 => (few.clone(), few.clone())
+        1 => (few.clone(), few)
             .prop_map(|(expected, value)| Input::SetIfEquals { expected, value }),
         1 => Just(Input::Delete),
         2 => (1..3i64).prop_map(Input::Add),
