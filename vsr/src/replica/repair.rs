@@ -188,6 +188,8 @@ impl Replica {
         let missing = missing.filter(|(op, _)| !self.log.has_orphan(*op));
         let missing: Vec<(Op, Checksum)> =
             missing.take(ASKED_MAX).filter_map(|(op, e)| Some((op, e.checksum()?))).collect();
+        // What was asked for and is not among the first any more gives its place to what is.
+        self.repair.asked.retain(|asked| missing.iter().any(|(op, _)| *op == asked.op));
         for &(op, prepare) in &missing {
             let count = self.repair.asked.len();
             let attempts = match self.repair.asked.iter_mut().find(|asked| asked.op == op) {

@@ -235,3 +235,12 @@ fn clusters_live_through_faults() {
         assert!(Op(total.ops) > Op(1000), "too little work: {total:?}");
     }
 }
+
+/// Lives that did not come to a good end once: acknowledgements that were lost and never asked for
+/// again, chains broken on all members at once, repairs that waited for others that were done.
+#[test]
+fn lives_that_failed_once() {
+    for seed in [42, 58, 165, 1266, 1589, 10950, 16206, 19362] {
+        live(seed, |_| (), Sabotage::None);
+    }
+}
