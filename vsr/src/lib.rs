@@ -19,8 +19,8 @@
 //! out. Only the latter do I/O, through `ioring`; a driver above (a node's replica core) carries
 //! things between them and adds sockets and clocks.
 //!
-//! With peers, prepares and votes also go out as messages and come in as such; `docs/PROTOCOL.md` has
-//! the whole of it. What they promise together, for a cluster of one:
+//! With peers, prepares and votes also go out as messages and come in as such; `docs/PROTOCOL.md`
+//! has the whole of it. What they promise together, for a cluster of one:
 //!
 //! 1. What was acknowledged is in the log: an op commits when its frame and all before it are
 //!    durable, and only commits are answered.
