@@ -295,6 +295,22 @@ fn overwriting_costs_about_the_same_in_every_bar() {
     });
 }
 
+/// A few keys written again and again, and all of it within the history window: a flush merges many
+/// times as many entries as the memtable has keys, and still ends.
+#[test]
+fn a_flush_of_many_versions_of_few_keys_ends() {
+    run(|| async {
+        let (history_window, memtable_bytes) = (u64::MAX / 2, 256 << 10);
+        let config = Config { history_window, memtable_bytes, ..harness::config() };
+        let (mut driver, mut log) = (Driver::open(&config, Rc::default()).await, Vec::new());
+        for _ in 0..8000 {
+            puts(&mut driver, &mut log, 0..4).await;
+        }
+        assert!(driver.forest.stats().bars > 2);
+        driver.check(&log, 4).await;
+    });
+}
+
 /// What is read is right at every step of a merge in slices, and the steps are recognised.
 #[test]
 fn groups_are_recognised_on_their_way() {
