@@ -75,7 +75,7 @@ impl Replica {
         }
         if self.leads() && header.view() == self.view {
             for peer in self.config.peers() {
-                self.outbox.push(peer, header, Body::Frame(frame.clone()));
+                self.outbox.push(peer, header, Body::Prepare(frame.clone()));
             }
             if !self.timers.runs(Timer::Retransmit) {
                 self.expect_quorum();

@@ -1,8 +1,11 @@
 //! What is to be sent to peers: a bounded line of messages, each to one of them.
 //!
 //! A message is a header alone, a header with a list of prepare headers, or a prepare, whose bytes
-//! are shared with the journal. When the line is full, what is added is dropped: a network may lose
-//! any message, and everything that must arrive is sent again until it is answered.
+//! are shared with the journal. A prepare goes out once to each backup as the log grows, and again
+//! to whoever missed it; the two are told apart, so that a driver can keep what is missed, which
+//! may be much, from standing in the way of what is new. When the line is full, what is added is
+//! dropped: a network may lose any message, and everything that must arrive is sent again until it
+//! is answered.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -32,8 +35,11 @@ pub struct Send {
 pub enum Body {
     /// There is none.
     None,
-    /// A prepare's frame; header and body lie in it as they are sent.
-    Frame(Frozen),
+    /// The frame of a prepare of the pipeline, sent for the first time; header and body lie in it as
+    /// they are sent.
+    Prepare(Frozen),
+    /// The frame of a prepare that is sent again: to who asked for it, or has not acknowledged it.
+    Repair(Frozen),
     /// Prepare headers, from the highest op down.
     Headers(Rc<[u8]>),
 }
@@ -44,7 +50,9 @@ impl Send {
     pub fn body(&self) -> &[u8] {
         match &self.body {
             Body::None => &[],
-            Body::Frame(frame) => &frame[BODY_OFFSET..BODY_OFFSET + self.header.body_size()],
+            Body::Prepare(frame) | Body::Repair(frame) => {
+                &frame[BODY_OFFSET..BODY_OFFSET + self.header.body_size()]
+            }
             Body::Headers(bytes) => bytes,
         }
     }

@@ -296,7 +296,7 @@ impl Replica {
         let Some(entry) = self.log.get(op) else { return };
         let Some(header) = entry.header else { return };
         if let Bytes::Shared(frame) = &entry.bytes {
-            self.outbox.push(peer, header, Body::Frame(frame.clone()));
+            self.outbox.push(peer, header, Body::Repair(frame.clone()));
         } else if entry.disk == Disk::Durable {
             self.want(PrepareRead { op, checksum: header.checksum() }, Some(peer));
         }
@@ -345,7 +345,7 @@ impl Replica {
         while let Some(index) = self.repair.wanted.iter().position(|w| w.issued && w.read == read) {
             let wanted = self.repair.wanted.swap_remove(index);
             if let (Some(peer), Some(header), Some(frame)) = (wanted.to, header, &frame) {
-                self.outbox.push(peer, header, Body::Frame(frame.clone()));
+                self.outbox.push(peer, header, Body::Repair(frame.clone()));
             }
         }
         let given = self.given;

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BinaryHeap, HashSet};
 use ioring::{Buffer, BufferPool, Frozen, Random};
 use vsr::journal::Summary;
 use vsr::replica::{
-    Config, MEMBERS_MAX, Moment, PrepareRead, Quorums, Replica, Report, Status, ViewRecord,
+    Body, Config, MEMBERS_MAX, Moment, PrepareRead, Quorums, Replica, Report, Send, Status,
+    ViewRecord,
 };
 use wire::{
     CheckpointId, Checksum, ClientTag, Header, Op, Opcode, OperationView, ReplicaId,
@@ -342,8 +343,7 @@ impl World {
         }
         self.update(node);
         while let Some(send) = self.replica(node).next_send() {
-            let body = send.body().to_vec();
-            self.transmit(node, send.to, send.header, body);
+            self.transmit(node, &send);
         }
     }
 
@@ -392,8 +392,9 @@ impl World {
         (usual + late) * self.nodes[node].slowness
     }
 
-    fn transmit(&mut self, from: usize, to: ReplicaId, header: Header, mut body: Vec<u8>) {
-        let target = usize::from(to.0);
+    fn transmit(&mut self, from: usize, send: &Send) {
+        let (header, mut body) = (send.header, send.body().to_vec());
+        let target = usize::from(send.to.0);
         self.ledger.hear(from, &header, &self.nodes[from].disk.record);
         let happens = |random: &mut Random, of_thousand: u64| random.below(1000) < of_thousand;
         let lost = happens(&mut self.random, self.weather.lost);
@@ -405,7 +406,10 @@ impl World {
             let place = self.random.below(body.len() as u64) as usize;
             body[place] ^= 1;
         }
-        self.say(|| format!("{from} -> {target} {}", message(&header)));
+        self.say(|| {
+            let again = if matches!(send.body, Body::Repair(_)) { " again" } else { "" };
+            format!("{from} -> {target} {}{again}", message(&header))
+        });
         for _ in 0..copies {
             let late = happens(&mut self.random, self.weather.late);
             let tail = if late { self.random.below(400 * MS) } else { 0 };
