@@ -22,6 +22,7 @@
 //! | `vouch` | what must be durable before what is said |
 //! | `repair` | headers and prepares that are missing |
 //! | `reads` | the read index |
+//! | `dropped` | requests that no commit will answer |
 //! | `quorum`, `timeouts`, `outbox` | who counts, when, and what is sent |
 //! | `recovered`, `rejoin` | what a restart begins with, alone and with peers |
 //!
@@ -47,6 +48,7 @@ mod canary;
 pub mod choice;
 mod clock;
 mod config;
+mod dropped;
 mod heartbeat;
 mod install;
 mod log;
@@ -86,6 +88,7 @@ pub use canary::Canary;
 use canary::Canary;
 pub use clock::{Expiry, JUMP_NS, LogClock, Moment, SLEW_DIVISOR};
 pub use config::Config;
+pub use dropped::Dropped;
 pub use outbox::{Body, Send};
 pub use quorum::{MEMBERS_MAX, Quorums};
 pub use reads::ReadIndex;

@@ -12,7 +12,7 @@
 //! header's sum is the prepare's name and the next one's parent.
 
 use ioring::Buffer;
-use wire::{HEADER_SIZE, RequestView, checksum};
+use wire::{HEADER_SIZE, RequestView, Requests, checksum};
 
 use crate::journal::BODY_OFFSET;
 
@@ -33,6 +33,11 @@ impl Batch {
 
     pub(super) fn body_size(&self) -> usize {
         self.end - BODY_OFFSET
+    }
+
+    /// The requests in it.
+    pub(super) fn requests(&self) -> Requests<'_> {
+        Requests::of_body(&self.buffer[BODY_OFFSET..self.end])
     }
 
     pub(super) fn request_count(&self) -> u32 {

@@ -202,7 +202,7 @@ impl Replica {
             return;
         }
         self.leading.silent = true;
-        self.batch = None;
+        self.drop_batch();
         self.timers.stop(Timer::Heartbeat);
         self.suspect();
     }

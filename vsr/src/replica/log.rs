@@ -28,13 +28,18 @@
 //! A view change may replace a version whose write is under way. The write is not stopped; it is
 //! remembered as an *orphan*, and another version of the same op is written only after it: in the
 //! journal the version written last is the one that counts.
+//!
+//! If this replica had given the version its op, somebody waits for what comes of it, and is told
+//! that this is unknown (`dropped`).
 
 use std::collections::{BTreeMap, VecDeque};
 
 use ioring::{Buffer, Frozen};
-use wire::{Checksum, Header, Op};
+use wire::{Checksum, Header, Op, Requests};
 
+use super::dropped::Drops;
 use super::quorum::Members;
+use crate::journal::BODY_OFFSET;
 use crate::journal::recovery::Summary;
 
 /// What the journal has of an entry.
@@ -72,6 +77,8 @@ pub(super) struct Entry {
     /// Whether it holds less than what alone would justify a write in parallel.
     pub(super) partly_filled: bool,
     pub(super) closed_at_ns: u64,
+    /// Whether this replica gave it its op, in this life.
+    pub(super) ordered: bool,
 }
 
 impl Entry {
@@ -86,6 +93,7 @@ impl Entry {
             oks: Members::default(),
             partly_filled: false,
             closed_at_ns: 0,
+            ordered: false,
         }
     }
 
@@ -104,13 +112,24 @@ impl Entry {
     }
 }
 
+/// A version that was given up while it was written.
+#[derive(Debug)]
+struct Orphan {
+    op: Op,
+    checksum: Checksum,
+    /// Whether its requests are to be dropped when its frame comes back.
+    ordered: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct Log {
     entries: VecDeque<Entry>,
     base: Op,
     base_header: Option<Header>,
     window: usize,
-    orphans: Vec<(Op, Checksum)>,
+    orphans: Vec<Orphan>,
+    /// Requests of versions that were given up.
+    pub(super) drops: Drops,
     /// Frames that a restart found where it could not tell which version is meant.
     strays: BTreeMap<(Op, u128), Header>,
 }
@@ -120,8 +139,8 @@ impl Log {
     pub(super) fn new(base: Op, base_header: Option<Header>, window: usize) -> Log {
         assert!(window > 0, "a log has room for one prepare at least");
         let entries = VecDeque::with_capacity(window);
-        let (orphans, strays) = (Vec::new(), BTreeMap::new());
-        Log { entries, base, base_header, window, orphans, strays }
+        let (orphans, drops, strays) = (Vec::new(), Drops::default(), BTreeMap::new());
+        Log { entries, base, base_header, window, orphans, drops, strays }
     }
 
     /// Keeps in mind which frames the journal has at ops without a header.
@@ -205,9 +224,24 @@ impl Log {
     }
 
     fn abandon(&mut self, op: Op, entry: &Entry) {
-        if let (Disk::Writing, Some(checksum)) = (entry.disk, entry.checksum()) {
-            self.orphans.push((op, checksum));
+        let Some(header) = &entry.header else { return };
+        let frame: Option<&[u8]> = match &entry.bytes {
+            Bytes::None => None,
+            Bytes::Closed(buffer) => Some(buffer),
+            Bytes::Shared(frame) => Some(frame),
+        };
+        if let (true, Some(frame)) = (entry.ordered, frame) {
+            self.drop_requests(header, frame);
         }
+        if entry.disk == Disk::Writing {
+            let (checksum, ordered) = (header.checksum(), entry.ordered && frame.is_none());
+            self.orphans.push(Orphan { op, checksum, ordered });
+        }
+    }
+
+    fn drop_requests(&mut self, header: &Header, frame: &[u8]) {
+        let body = &frame[BODY_OFFSET..BODY_OFFSET + header.body_size()];
+        self.drops.add(Requests::of_body(body), true);
     }
 
     /// Makes this the trusted header of its op. What was there of another version is given up.
@@ -235,13 +269,18 @@ impl Log {
 
     /// Whether a version that was given up is still being written at `op`.
     pub(super) fn has_orphan(&self, op: Op) -> bool {
-        self.orphans.iter().any(|(other, _)| *other == op)
+        self.orphans.iter().any(|orphan| orphan.op == op)
     }
 
     /// A write ended; returns whether it was an orphan's.
-    pub(super) fn end_orphan(&mut self, op: Op, checksum: Checksum) -> bool {
-        let found = self.orphans.iter().position(|orphan| *orphan == (op, checksum));
-        found.map(|index| self.orphans.swap_remove(index)).is_some()
+    pub(super) fn end_orphan(&mut self, header: &Header, frame: &[u8]) -> bool {
+        let (op, checksum) = (Summary::of(header).op, header.checksum());
+        let same = |orphan: &Orphan| (orphan.op, orphan.checksum) == (op, checksum);
+        let Some(index) = self.orphans.iter().position(same) else { return false };
+        if self.orphans.swap_remove(index).ordered {
+            self.drop_requests(header, frame);
+        }
+        true
     }
 
     /// Drops entries up to `op`, which becomes the base.

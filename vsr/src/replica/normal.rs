@@ -88,8 +88,10 @@ impl Replica {
     /// # Panics
     /// When the op was not given out to be journaled, or this frame is not its.
     pub fn on_journal_written(&mut self, op: Op, frame: Frozen) {
-        let checksum = frame_header(&frame).checksum();
-        let orphan = self.log.end_orphan(op, checksum);
+        let header = frame_header(&frame);
+        let checksum = header.checksum();
+        assert_eq!(Summary::of(&header).op, op, "the frame is another op's");
+        let orphan = self.log.end_orphan(&header, &frame);
         let keep = op > self.given && op.0 <= self.given.0 + 2 * self.config.pipeline_max as u64;
         let (own, leads) = (self.config.replica, self.leads());
         let entry = self.log.get_mut(op).filter(|entry| entry.checksum() == Some(checksum));

@@ -172,7 +172,7 @@ impl Replica {
         self.clock.raise(timestamp);
         self.budget.add(head.op, frame_size(header.size()) as u64);
         let entry = self.log.push(header);
-        entry.bytes = Bytes::Closed(buffer);
+        (entry.bytes, entry.ordered) = (Bytes::Closed(buffer), true);
         (entry.partly_filled, entry.closed_at_ns) = (partly_filled, self.monotonic_ns);
         self.appends.push_back(head.op);
         self.head = head;

@@ -20,6 +20,9 @@
 //! 5. *Start-view* tells the backups the head and the headers. Each makes that durable before it
 //!    acknowledges anything in the view.
 //!
+//! Whoever waits for a request that has no op yet when its primary leaves the view is told so, and
+//! for one whose op the new log does not have, that nobody knows (`dropped`).
+//!
 //! Everything is said again until it is answered or overtaken: start-view-change and do-view-change
 //! by those who wait, start-view by the primary to whoever shows that it has not got it, get-view
 //! by those who see a message of a view that they do not know.
@@ -162,7 +165,7 @@ impl Replica {
 
     /// Gives up what belonged to the old view only.
     fn retire(&mut self) {
-        self.batch = None;
+        self.drop_batch();
         self.give_up_reads();
         for timer in [Timer::Heartbeat, Timer::Contact, Timer::Retransmit, Timer::Repair] {
             self.timers.stop(timer);

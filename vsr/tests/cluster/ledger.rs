@@ -4,13 +4,14 @@
 //!   there, in every life.
 //! * A quorum: when an op is given out for the first time, a replication quorum has it on disk.
 //! * Acknowledgements: the member that took a request answers it when it is committed; a request is
-//!   in the log once at most. As the history never changes, it is there for ever.
+//!   in the log once at most. As the history never changes, it is there for ever. One that it says
+//!   was dropped without an op never gets into the log.
 //! * Time: timestamps strictly increase, versions included.
 //! * Promises: what a member says of a view is covered by its superblock when it says so, and once
 //!   it has left a view it acknowledges nothing of it any more, in any life.
 //! * Reads: an index covers everything that was acknowledged before it was asked for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use vsr::replica::{Commit, LogHead, MEMBERS_MAX, ViewRecord};
 use wire::{Checksum, Command, Header, Op, Requests, View};
@@ -22,6 +23,10 @@ pub(crate) struct Ledger {
     pub(crate) headers: Vec<Header>,
     /// Where each request is in the log.
     places: HashMap<u64, Op>,
+    /// Requests that were said never to happen.
+    pub(crate) refused: HashSet<u64>,
+    /// How many were said to have an unknown outcome.
+    pub(crate) unknown: u64,
     /// The highest op whose requests were answered.
     pub(crate) acknowledged: Op,
     pub(crate) acknowledgements: u64,
@@ -43,7 +48,7 @@ impl Ledger {
         &mut self,
         commit: &Commit,
         (copies, quorum): (usize, usize),
-        own: impl Fn(u64) -> bool,
+        mut own: impl FnMut(u64) -> bool,
     ) {
         let head = LogHead::of(&commit.header);
         let op = head.op;
@@ -62,12 +67,23 @@ impl Ledger {
         }
         for request in Requests::verify(commit.body()).expect("what commits is well-formed") {
             let tag = request.tag().0;
+            assert!(!self.refused.contains(&tag), "request {tag} was said never to happen");
             let place = *self.places.entry(tag).or_insert(op);
             assert_eq!(place, op, "request {tag} is in the log twice");
             if own(tag) {
                 self.acknowledged = self.acknowledged.max(op);
                 self.acknowledgements += 1;
             }
+        }
+    }
+
+    /// A member tells who waits for a request that no commit will answer it.
+    pub(crate) fn drop_request(&mut self, tag: u64, may_happen: bool) {
+        if may_happen {
+            self.unknown += 1;
+        } else {
+            assert!(!self.places.contains_key(&tag), "request {tag} has happened");
+            self.refused.insert(tag);
         }
     }
 

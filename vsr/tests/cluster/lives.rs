@@ -32,6 +32,8 @@ pub(crate) struct Tally {
     pub(crate) reads: u64,
     pub(crate) acknowledged: u64,
     pub(crate) checkpoints: u64,
+    pub(crate) refused: u64,
+    pub(crate) unknown: u64,
 }
 
 /// One life of a cluster of three or five; panics when something is wrong.
@@ -70,6 +72,10 @@ pub(crate) fn live(seed: u64, change: impl FnOnce(&mut Config), sabotage: Sabota
     let done =
         settle(&mut world, end, |world| world.ledger.head() > before && world.is_converged());
     assert!(done, "a request is not committed:\n{}", world.describe());
+    let unanswered =
+        world.nodes.iter().find(|node| node.replica.is_some() && !node.taken.is_empty());
+    assert!(unanswered.is_none(), "requests are not answered:\n{}", world.describe());
+    (tally.refused, tally.unknown) = (world.ledger.refused.len() as u64, world.ledger.unknown);
     tally.ops = world.ledger.head().0;
     tally.views = u64::from(world.replica(primary).report().view.0);
     tally.reads = world.ledger.reads_answered;
@@ -217,6 +223,8 @@ fn clusters_live_through_faults() {
                 total.reads += tally.reads;
                 total.acknowledged += tally.acknowledged;
                 total.checkpoints += tally.checkpoints;
+                total.refused += tally.refused;
+                total.unknown += tally.unknown;
             }
             Err(why) => {
                 println!(
@@ -231,6 +239,7 @@ fn clusters_live_through_faults() {
     assert!(failed.is_empty(), "{} seeds failed: {failed:?}", failed.len());
     if one.is_none() {
         let least = [total.crashes, total.cuts, total.damaged, total.reads, total.views];
+        assert!(total.refused > 0 && total.unknown > 0, "nothing was dropped: {total:?}");
         assert!(least.iter().all(|count| *count > 100), "too few faults: {total:?}");
         assert!(Op(total.ops) > Op(1000), "too little work: {total:?}");
     }

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BinaryHeap, HashSet};
 use ioring::{Buffer, BufferPool, Frozen, Random};
 use vsr::journal::Summary;
 use vsr::replica::{
-    Body, Config, MEMBERS_MAX, Moment, PrepareRead, Quorums, Replica, Report, Send, Status,
-    ViewRecord,
+    Body, Config, Dropped, MEMBERS_MAX, Moment, PrepareRead, Quorums, Replica, Report, Send,
+    Status, ViewRecord,
 };
 use wire::{
     CheckpointId, Checksum, ClientTag, Header, Op, Opcode, OperationView, ReplicaId,
@@ -46,8 +46,8 @@ pub(crate) struct Node {
     writing: Vec<(Op, Frozen)>,
     updating: Option<Super>,
     checkpoint_wanted: Option<Header>,
-    /// Requests taken in this life.
-    taken: HashSet<u64>,
+    /// Requests taken in this life and not answered.
+    pub(crate) taken: HashSet<u64>,
     /// The last op given out in this life.
     pub(crate) given: Op,
     /// Everything on its disk takes so many times as long.
@@ -356,8 +356,14 @@ impl World {
             let copies = self.copies(op, checksum);
             let quorum = usize::from(Quorums::of(self.config.replica_count).replication);
             self.say(|| format!("{node} commits op={op}"));
-            let taken = &self.nodes[node].taken;
-            self.ledger.commit(&commit, (copies, quorum), |tag| taken.contains(&tag));
+            let taken = &mut self.nodes[node].taken;
+            self.ledger.commit(&commit, (copies, quorum), |tag| taken.remove(&tag));
+        }
+        while let Some(dropped) = self.replica(node).next_dropped() {
+            let Dropped { tag, may_happen } = dropped;
+            self.say(|| format!("{node} drops a request, may_happen={may_happen}"));
+            assert!(self.nodes[node].taken.remove(&tag.0), "a request is answered once");
+            self.ledger.drop_request(tag.0, may_happen);
         }
     }
 
