@@ -78,7 +78,8 @@ pub struct Vote {
 pub struct NewLog {
     /// Its head.
     pub head: Op,
-    /// Headers from the head down, without gaps; none if the head is nobody's but a checkpoint's.
+    /// Headers from the head down, without gaps, those of ops that were in doubt at most; none if
+    /// the head is nobody's but a checkpoint's.
     pub headers: Vec<Header>,
     /// Ops up to here are committed.
     pub commit_max: Op,
@@ -143,7 +144,7 @@ pub fn choose(votes: &[&Vote], quorums: Quorums, pipeline_max: usize) -> Choice 
         return Choice::Undecided(commit_max);
     }
     let lowest = newest.iter().filter_map(|vote| vote.headers.last()).map(|h| Summary::of(h).op);
-    let lowest = lowest.min().unwrap_or(head.next());
+    let lowest = lowest.min().unwrap_or(head.next()).max(behind);
     let log = canonical(votes, &newest, lowest, head);
     decide(votes, quorums, lowest, &log, (head, commit_max))
 }

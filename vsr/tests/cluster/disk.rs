@@ -49,6 +49,11 @@ impl Disk {
         }
     }
 
+    /// Headers that a superblock has room for at least.
+    pub(crate) fn headers_max(&self) -> usize {
+        self.pipeline_max + 1
+    }
+
     pub(crate) fn checkpoint_op(&self) -> Op {
         self.checkpoint.as_ref().map_or(Op(0), |header| Summary::of(header).op)
     }

@@ -222,6 +222,7 @@ impl World {
     fn apply(disk: &mut Disk, update: Super) {
         match update {
             Super::View(mut record) => {
+                assert!(record.headers.len() <= disk.headers_max(), "a superblock has their room");
                 record.commit_max = record.commit_max.max(disk.record.commit_max);
                 disk.record = record;
             }

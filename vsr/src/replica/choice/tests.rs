@@ -92,6 +92,15 @@ fn row_present_is_kept_even_if_others_never_had_it() {
 }
 
 #[test]
+fn row_lists_that_meet_make_no_list_longer_than_what_may_be_in_doubt() {
+    let log = chain(1, 10, 1, ROOT);
+    let votes = [vote(0, 1, &log, 0), vote(1, 1, &log[..5], 0), vote(2, 1, &log[..2], 0)];
+    let Choice::Log(new) = chosen(5, &votes) else { panic!("one has it all") };
+    let expected: Vec<Header> = log[5..].iter().rev().copied().collect();
+    assert_eq!((new.head, new.headers), (Op(10), expected), "a superblock has room for no more");
+}
+
+#[test]
 fn row_the_highest_log_view_counts() {
     let old = chain(1, 4, 1, ROOT);
     let new = [&old[..1], &chain(2, 2, 2, old[0].checksum())].concat();
