@@ -9,6 +9,7 @@
 //! | [`recovery`] | what of it counts: present, torn, damaged, void; pure |
 //! | `ring` | which segment is written, which are free, where ops are; pure |
 //! | `recover`, `read_ahead`, `replay` | the I/O of restarts |
+//! | `member` | the journal of a member of a cluster: how it begins, what is given up |
 //! | `maintain` | markers, indexes, writing again; a task |
 //! | [`inspect`] | read-only findings for tools |
 //!
@@ -42,6 +43,7 @@ use wire::{Checksum, Header, Op};
 pub mod inspect;
 pub mod layout;
 mod maintain;
+mod member;
 mod read;
 pub(crate) mod read_ahead;
 mod recover;
@@ -51,6 +53,7 @@ mod ring;
 pub(crate) mod scan;
 
 pub use layout::{BODY_OFFSET, FRAME_HEADER_SIZE, SECTOR, frame_size};
+pub use member::RecoveredMember;
 pub use read::ReadError;
 pub use recovery::{Contradiction, DamagedOp, Location, Log, LogView, OpState, SoloLog, Summary};
 pub use replay::Replay;
@@ -58,6 +61,7 @@ pub use ring::Geometry;
 
 use crate::superblock::{State as SuperBlockState, SuperBlock};
 use layout::Place;
+use recover::Found;
 use ring::{Claim, Ring};
 
 /// How many prepares stay in memory, and what tests break.
@@ -190,20 +194,36 @@ pub(crate) enum Sabotage {
     NoMarker,
     /// A victim is given up before the copies of its frames are durable.
     CopiesNotDurable,
+    /// Whoever drives a member gives up what counts.
+    GiveUpTooMuch,
 }
 
 struct State {
     ring: Ring,
     /// By op modulo the pipeline: headers of the newest durable prepares, for markers.
     tail: Vec<Option<Header>>,
+    /// Frames above every commit number of which it is not known whether they are of the tail,
+    /// those of the newest views first.
+    strays: Vec<Header>,
     /// By op modulo its length.
-    recent: Vec<Option<(Op, Frozen)>>,
+    recent: Vec<Option<(Op, Checksum, Frozen)>>,
+    /// The highest commit number that was told, or that a durable prepare has.
     commit: Op,
     /// Something durable is not named by a marker yet.
     unmarked: bool,
-    in_flight: usize,
+    in_flight: Vec<Flight>,
+    /// Whether the last prepare that was offered found no room.
+    full: bool,
     last_write: Instant,
     stopping: bool,
+}
+
+/// A prepare that has its place and is not durable yet.
+struct Flight {
+    op: Op,
+    checksum: Checksum,
+    /// Whether it was given up meanwhile.
+    void: bool,
 }
 
 struct Shared {
@@ -238,27 +258,15 @@ impl Journal {
         superblock: &SuperBlockState,
         options: Options,
     ) -> Result<(Journal, Recovered), RecoverError> {
-        let geometry = Geometry::of(&superblock.configuration);
-        let view = LogView::of(superblock);
-        let incarnation = superblock.identity.incarnation;
-        let evidence =
-            recover::scan(file, geometry, incarnation, view.checkpoint_op, |_, _, _| ()).await;
+        let Found { view, evidence, log } = recover::read(file, superblock, |_, _, _| ()).await?;
         let path = || file.path().to_owned();
-        if let Err(error) = file.sync().await {
-            ioring::fatal(Fatal::DurableWrite { path: path(), offset: 0, error });
-        }
-        let log = recovery::decide(&view, &evidence)
-            .map_err(|source| RecoverError::Contradiction { path: path(), source })?;
         let damaged = |damaged| RecoverError::Damaged { path: path(), damaged };
         let solo = log.solo(view.checkpoint_checksum).map_err(damaged)?;
         if solo.forgotten > 0 {
             ioring::mark!("journal_torn_tail_forgotten");
         }
-        if log.void > 0 {
-            ioring::mark!("journal_frame_void");
-        }
-        let mut ring = Ring::new(geometry, incarnation, &evidence.epochs, view.checkpoint_op);
-        if !ring.load(&solo.prefix, &solo.copies) {
+        let mut ring = Ring::recovered(superblock, &evidence.epochs);
+        if !ring.load(&solo.prefix, &[], &solo.copies) {
             return Err(RecoverError::NoFreeSegment { path: path() });
         }
         let tail = tail_headers(file, superblock, &solo).await.map_err(damaged)?;
@@ -271,28 +279,12 @@ impl Journal {
             void: log.void,
             bad: evidence.bad,
         };
-        Ok((Journal::start(file, ring, log.commit_max, options), recovered))
+        let shared = Shared::new(file, ring, log.commit_max, options);
+        Ok((Journal::start(shared), recovered))
     }
 
-    fn start(file: &File, ring: Ring, commit: Op, options: Options) -> Journal {
-        let state = State {
-            tail: vec![None; ring.geometry().pipeline_max],
-            recent: vec![None; options.recent_max.max(1)],
-            ring,
-            commit,
-            unmarked: false,
-            in_flight: 0,
-            last_write: ioring::now(),
-            stopping: false,
-        };
-        let shared = Rc::new(Shared {
-            file: file.clone(),
-            state: RefCell::new(state),
-            freed: Event::new(),
-            work: Event::new(),
-            #[cfg(test)]
-            sabotage: Cell::default(),
-        });
+    /// Starts what keeps it in shape.
+    fn start(shared: Rc<Shared>) -> Journal {
         let task = maintain::run(shared.clone());
         let task = ioring::spawn(Queue::Replication, "journal maintenance", task);
         Journal { shared, maintenance: Cell::new(Some(task)) }
@@ -324,18 +316,19 @@ impl Journal {
         let length = frame_size(header.size());
         let mut state = self.shared.state.borrow_mut();
         assert!(prepare.op > state.ring.checkpoint(), "what is checkpointed is not logged again");
-        let budget = state.ring.geometry().log_budget;
-        let place = if state.ring.live_bytes() + length as u64 > budget {
-            None
-        } else {
-            state.ring.reserve(length, Some(&header), Claim::Ordinary)
-        };
+        let Geometry { log_budget, has_peers, .. } = state.ring.geometry();
+        // A member's log is what its replica says; the journal may hold more (`ring`).
+        let within = has_peers || state.ring.live_bytes() + length as u64 <= log_budget;
+        let place =
+            if within { state.ring.reserve(length, Some(&header), Claim::Ordinary) } else { None };
+        state.full = place.is_none();
         let Some(place) = place else {
             drop(state);
             self.shared.work.notify();
             return Err(buffer);
         };
-        state.in_flight += 1;
+        let (op, checksum) = (prepare.op, header.checksum());
+        state.in_flight.push(Flight { op, checksum, void: false });
         buffer.set_len(length);
         layout::seal_prepare(&mut buffer, place, header.size());
         Ok(Frame { bytes: buffer.freeze(), place, header })
@@ -349,11 +342,7 @@ impl Journal {
             let Frame { bytes, place, header } = frame;
             shared.write(bytes.clone(), place.offset).await;
             let prepare = header.tail::<wire::message::Prepare>().expect("checked by frame");
-            let mut state = shared.state.borrow_mut();
-            let length = u32::try_from(bytes.len()).expect("a frame fits its segment");
-            state.ring.prepare_written(place, length, prepare.op, header.checksum());
-            state.durable(prepare.op, header, bytes);
-            drop(state);
+            shared.state.borrow_mut().durable(place, &header, bytes);
             shared.freed.notify();
             shared.work.notify();
             prepare.op
@@ -379,6 +368,12 @@ impl Journal {
     pub fn budget(&self) -> (u64, u64) {
         let state = self.shared.state.borrow();
         (state.ring.live_bytes(), state.ring.geometry().log_budget)
+    }
+
+    /// Whether a prepare waits for room.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.shared.state.borrow().full
     }
 
     /// Segments that are free now, and all.
@@ -408,22 +403,61 @@ impl Drop for Journal {
 }
 
 impl State {
-    fn durable(&mut self, op: Op, header: Header, bytes: Frozen) {
-        self.in_flight -= 1;
-        self.unmarked = true;
+    /// The prepare in `bytes` is durable at its place.
+    fn durable(&mut self, place: Place, header: &Header, bytes: Frozen) {
+        let Summary { op, checksum, commit, .. } = Summary::of(header);
+        let same = |flight: &Flight| (flight.op, flight.checksum) == (op, checksum);
+        let index = self.in_flight.iter().position(same).expect("it was given a place");
+        let Flight { void, .. } = self.in_flight.swap_remove(index);
         self.last_write = ioring::now();
+        self.commit = self.commit.max(commit);
+        if void {
+            return self.ring.written(place);
+        }
+        let length = u32::try_from(bytes.len()).expect("a frame fits its segment");
+        self.ring.prepare_written(place, length, op, checksum);
+        self.name(op, *header);
+        let slot = op.0 as usize % self.recent.len();
+        if self.recent[slot].as_ref().is_none_or(|(old, _, _)| *old <= op) {
+            self.recent[slot] = Some((op, checksum, bytes));
+        }
+    }
+
+    /// Has the next marker name a durable prepare, unless it is too old for that.
+    fn name(&mut self, op: Op, header: Header) {
+        self.unmarked = true;
         let slot = op.0 as usize % self.tail.len();
         if self.tail[slot].as_ref().is_none_or(|old| Summary::of(old).op <= op) {
             self.tail[slot] = Some(header);
-        }
-        let slot = op.0 as usize % self.recent.len();
-        if self.recent[slot].as_ref().is_none_or(|(old, _)| *old <= op) {
-            self.recent[slot] = Some((op, bytes));
         }
     }
 }
 
 impl Shared {
+    fn new(file: &File, ring: Ring, commit: Op, options: Options) -> Rc<Shared> {
+        let pipeline_max = ring.geometry().pipeline_max;
+        let state = State {
+            tail: vec![None; pipeline_max],
+            strays: Vec::new(),
+            recent: vec![None; options.recent_max.max(1)],
+            ring,
+            commit,
+            unmarked: false,
+            in_flight: Vec::with_capacity(2 * pipeline_max),
+            full: false,
+            last_write: ioring::now(),
+            stopping: false,
+        };
+        Rc::new(Shared {
+            file: file.clone(),
+            state: RefCell::new(state),
+            freed: Event::new(),
+            work: Event::new(),
+            #[cfg(test)]
+            sabotage: Cell::default(),
+        })
+    }
+
     async fn write(&self, bytes: Frozen, offset: u64) {
         #[cfg(test)]
         if self.sabotage.get() == Sabotage::NotDurable {

@@ -88,7 +88,7 @@ fn next_step(shared: &Shared) -> Step {
         return step;
     }
     let quiet_at = state.last_write + MARKER_DELAY;
-    let due = state.unmarked && state.in_flight == 0;
+    let due = state.unmarked && state.in_flight.is_empty();
     if due && (state.stopping || ioring::now() >= quiet_at) && shared.marks() {
         return Step::Marker(Claim::Ordinary);
     }
@@ -181,21 +181,42 @@ impl super::State {
         Some((place, length, self.commit, entries))
     }
 
-    /// The durable headers that a marker names, in op order.
-    fn marker_entries(&self) -> impl Iterator<Item = Entry> + use<> {
+    /// The durable headers that a marker names, in op order. Strays are named until the op is
+    /// written again, if there is room.
+    fn marker_entries(&mut self) -> impl Iterator<Item = Entry> + use<> {
+        let ring = &self.ring;
+        self.strays.retain(|header| {
+            let op = Summary::of(header).op;
+            op > ring.checkpoint() && ring.locate(op).is_none()
+        });
         let mut headers: Vec<Header> = self.tail.iter().flatten().copied().collect();
+        let others = self.strays.iter().filter(|stray| !self.tail.contains(&Some(**stray)));
+        headers.extend(others);
+        headers.truncate(ring.geometry().marker_entries());
         headers.sort_unstable_by_key(|header| Summary::of(header).op);
         headers.into_iter().map(|header| Entry { offset: 0, length: 0, header })
     }
 }
 
-/// Appends the live frames of a segment again, one after the other.
+/// Writes the marker that a member begins with.
+pub(super) async fn first_marker(shared: &Shared) {
+    assert!(shared.state.borrow().ring.free_count() == 1, "before anything else is written");
+    marker(shared, Claim::Again, None).await;
+}
+
+/// Appends the live frames of a segment again, one after the other. What is given up or released
+/// meanwhile is left out.
 async fn append_again(shared: &Shared, victim: SegmentId) {
-    let mut from = Op(0);
-    loop {
-        let next = shared.state.borrow().ring.next_live(victim, from);
-        let Some((op, location, checksum)) = next else { break };
-        let buffer = read_frame(shared, op, location, checksum).await;
+    let live = shared.state.borrow().ring.live_in(victim);
+    for (op, checksum, location) in live {
+        let find = || shared.state.borrow().ring.find(op, checksum);
+        if find() != Some(location) {
+            continue;
+        }
+        let Some(buffer) = read_frame(shared, op, location, checksum).await else {
+            shared.state.borrow_mut().ring.lose(op, checksum);
+            continue;
+        };
         let header = Header::verify(&buffer[FRAME_HEADER_SIZE..]).expect("verified when read");
         let place = loop {
             let reserved = shared.reserve_again(buffer.len(), &header);
@@ -208,15 +229,20 @@ async fn append_again(shared: &Shared, victim: SegmentId) {
         layout::seal_prepare(&mut buffer, place, header.size());
         ioring::mark!("journal_frame_written_again");
         shared.write_copy(buffer, place.offset).await;
-        let length = location.length;
-        shared.state.borrow_mut().ring.prepare_written(place, length, op, checksum);
-        from = op.next();
+        shared.state.borrow_mut().ring.copy_written(place, op, checksum, location);
     }
     shared.freed.notify();
 }
 
-/// Reads a frame that must be good: it is acknowledged, and about to lose its place.
-async fn read_frame(shared: &Shared, op: Op, location: Location, checksum: Checksum) -> Buffer {
+/// Reads a frame that is about to lose its place. `None`: it is damaged. A member goes on without
+/// it, as after a restart that finds it so: the replica asks its peers when it needs the prepare, a
+/// commit number or a marker says that it was durable, and nothing takes that back.
+async fn read_frame(
+    shared: &Shared,
+    op: Op,
+    location: Location,
+    checksum: Checksum,
+) -> Option<Buffer> {
     let mut buffer = Buffer::zeroed(location.length as usize);
     let mut why = String::new();
     for _ in 0..2 {
@@ -224,14 +250,19 @@ async fn read_frame(shared: &Shared, op: Op, location: Location, checksum: Check
         (result, buffer) = shared.file.read(buffer, location.offset).await;
         match result {
             Ok(()) => match super::read::verify(&buffer, shared, location, checksum) {
-                Ok(()) => return buffer,
+                Ok(()) => return Some(buffer),
                 Err(fault) => why = fault,
             },
             Err(error) => why = error.to_string(),
         }
     }
-    let path = shared.file.path().display();
     let offset = location.offset;
+    if shared.state.borrow().ring.geometry().has_peers {
+        tracing::warn!(op = op.0, offset, why, "a prepare in the journal is damaged");
+        ioring::mark!("journal_damaged_frame_left_behind");
+        return None;
+    }
+    let path = shared.file.path().display();
     ioring::fatal(Fatal::Corrupt(format!(
         "{path}: op {op} at offset {offset} must be written again and cannot be read: {why}"
     )))

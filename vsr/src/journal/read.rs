@@ -15,7 +15,7 @@ use super::{Journal, Shared};
 /// Why a prepare cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ReadError {
-    /// It is not in the journal: not yet, or not any more.
+    /// This version of it is not in the journal: not yet, or not any more.
     #[error("op {0} is not in the journal")]
     Absent(Op),
     /// Its frame is damaged.
@@ -65,38 +65,19 @@ pub(super) fn verify(
 }
 
 impl Journal {
-    /// The frame of an op from memory, if it is one of the newest.
-    #[must_use]
-    pub fn recent(&self, op: Op) -> Option<Frozen> {
-        let state = self.shared.state.borrow();
-        let (known, bytes) = state.recent[op.0 as usize % state.recent.len()].as_ref()?;
-        (*known == op).then(|| bytes.clone())
-    }
-
-    /// The checksum of the prepare at `op`, if its frame is in the journal.
-    #[must_use]
-    pub fn checksum_of(&self, op: Op) -> Option<Checksum> {
-        self.shared.state.borrow().ring.locate(op).map(|(_, checksum)| checksum)
-    }
-
-    /// The newest op that is in the journal; the checkpoint's when there is none behind it.
-    #[must_use]
-    pub fn head(&self) -> Op {
-        self.shared.state.borrow().ring.head()
-    }
-
-    /// The frame of an op: its own header, the prepare's header at byte 256, the body at 512.
+    /// The frame of this version of an op: its own header, the prepare's header at byte 256, the
+    /// body at 512; from memory if it is one of the newest.
     ///
     /// # Errors
-    /// [`ReadError`], after one more try.
-    pub async fn read(&self, op: Op) -> Result<Frozen, ReadError> {
-        if let Some(bytes) = self.recent(op) {
+    /// [`ReadError`], after one more try. Nothing else is the worse for it.
+    pub async fn read(&self, op: Op, checksum: Checksum) -> Result<Frozen, ReadError> {
+        if let Some(bytes) = self.recent(op, checksum) {
             return Ok(bytes);
         }
         let mut error = ReadError::Absent(op);
         for _ in 0..2 {
-            let known = self.shared.state.borrow().ring.locate(op);
-            let Some((location, checksum)) = known else { return Err(ReadError::Absent(op)) };
+            let known = self.shared.state.borrow().ring.find(op, checksum);
+            let Some(location) = known else { return Err(ReadError::Absent(op)) };
             let offset = location.offset;
             let buffer = Buffer::zeroed(location.length as usize);
             let (result, buffer) = self.shared.file.read(buffer, offset).await;
@@ -107,5 +88,13 @@ impl Journal {
             }
         }
         Err(error)
+    }
+
+    fn recent(&self, op: Op, checksum: Checksum) -> Option<Frozen> {
+        let state = self.shared.state.borrow();
+        let slot = state.recent[op.0 as usize % state.recent.len()].as_ref()?;
+        let (_, _, bytes) =
+            Some(slot).filter(|(known, sum, _)| (*known, *sum) == (op, checksum))?;
+        Some(bytes.clone())
     }
 }

@@ -3,12 +3,13 @@
 //! Chunks are joined in a window that holds at least the largest frame, so that a frame that
 //! crosses from one chunk into the next is judged whole. Nothing is written here.
 
-use ioring::File;
+use ioring::{Fatal, File};
 use wire::{Header, Incarnation, Op};
 
+use super::RecoverError;
 use super::layout::{FRAME_HEADER_SIZE, SECTOR, SegmentId, segment_offset};
 use super::read_ahead::{Range, ReadAhead};
-use super::recovery::{Evidence, LogView, Sighting, Summary};
+use super::recovery::{self, Evidence, Log, LogView, Sighting, Summary};
 use super::ring::Geometry;
 use super::scan::{Finding, SegmentScanner};
 use crate::superblock::State;
@@ -28,6 +29,39 @@ impl LogView {
             has_peers: state.configuration.replica_count > 1,
         }
     }
+}
+
+/// What a restart begins with.
+pub(super) struct Found {
+    pub(super) view: LogView,
+    pub(super) evidence: Evidence,
+    pub(super) log: Log,
+}
+
+/// Reads the journal, makes durable what was read, and works the log out.
+///
+/// After a kill the device's cache may hold frames that were written and are not durable yet; the
+/// scan finds them good. Were they not made durable before anything is concluded from them, the
+/// superblock could come to name, or a member acknowledge, an op that a loss of power takes back.
+pub(super) async fn read(
+    file: &File,
+    superblock: &State,
+    observe: impl FnMut(SegmentId, u64, &Finding<'_>),
+) -> Result<Found, RecoverError> {
+    let geometry = Geometry::of(&superblock.configuration);
+    let view = LogView::of(superblock);
+    let incarnation = superblock.identity.incarnation;
+    let evidence = scan(file, geometry, incarnation, view.checkpoint_op, observe).await;
+    let path = || file.path().to_owned();
+    if let Err(error) = file.sync().await {
+        ioring::fatal(Fatal::DurableWrite { path: path(), offset: 0, error });
+    }
+    let log = recovery::decide(&view, &evidence)
+        .map_err(|source| RecoverError::Contradiction { path: path(), source })?;
+    if log.void > 0 {
+        ioring::mark!("journal_frame_void");
+    }
+    Ok(Found { view, evidence, log })
 }
 
 /// Scans the journal; `observe` is told every finding with its segment and offset.

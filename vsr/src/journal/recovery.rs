@@ -30,16 +30,18 @@
 //! taken for torn although they may have been acknowledged. The table with every row is in
 //! `docs/FORMAT.md`; the tests go through it.
 
+mod evidence;
+mod expendable;
 mod member;
 
 use std::collections::BTreeMap;
 
 use wire::{Checksum, Header, Op, View};
 
+pub use evidence::Evidence;
 pub use member::{MemberLog, RecoveredOp};
 
 use super::layout::{SegmentEpoch, SegmentId};
-use super::scan::Finding;
 
 /// What recovery needs of a prepare's header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,107 +98,6 @@ pub struct Sighting {
     pub location: Location,
     /// Whether the body is intact.
     pub good: bool,
-}
-
-/// What the scan found.
-#[derive(Clone, Debug, Default)]
-pub struct Evidence {
-    /// Frames, in no particular order.
-    pub frames: Vec<Sighting>,
-    /// Prepares that a marker or an index names: they were durable when it was written.
-    pub vouched: Vec<Summary>,
-    /// The highest commit number in any good prepare header or marker.
-    pub commit_max: Op,
-    /// Newest epoch of each segment; 0 where none was found.
-    pub epochs: Vec<SegmentEpoch>,
-    /// Frames of earlier uses of their segment.
-    pub stale: u64,
-    /// Frame headers or payloads that could not be used.
-    pub bad: Vec<(u64, String)>,
-    /// Bytes of written sectors in which no frame begins.
-    pub unrecognised: u64,
-}
-
-impl Evidence {
-    /// Collects the findings of one segment; those of earlier uses of the segment are dropped at
-    /// its end, prepares at or below the checkpoint at once.
-    pub(crate) fn segment(&mut self, segment: SegmentId, checkpoint: Op) -> SegmentEvidence<'_> {
-        let frames_start = self.frames.len();
-        SegmentEvidence {
-            evidence: self,
-            segment,
-            checkpoint,
-            epoch: SegmentEpoch(0),
-            vouched: Vec::new(),
-            frames_start,
-        }
-    }
-}
-
-/// Collects one segment's findings.
-pub(crate) struct SegmentEvidence<'a> {
-    evidence: &'a mut Evidence,
-    segment: SegmentId,
-    checkpoint: Op,
-    epoch: SegmentEpoch,
-    vouched: Vec<(SegmentEpoch, Summary)>,
-    frames_start: usize,
-}
-
-impl SegmentEvidence<'_> {
-    pub(crate) fn add(&mut self, offset: u64, finding: Finding<'_>) {
-        match finding {
-            Finding::Segment { epoch } => self.epoch = self.epoch.max(epoch),
-            Finding::Prepare { epoch, length, header, fault } => {
-                self.epoch = self.epoch.max(epoch);
-                let summary = Summary::of(&header);
-                self.evidence.commit_max = self.evidence.commit_max.max(summary.commit);
-                if summary.op > self.checkpoint {
-                    let segment = self.segment;
-                    let location = Location { offset, length, segment, epoch };
-                    let good = fault.is_none();
-                    self.evidence.frames.push(Sighting { summary, location, good });
-                }
-                if let Some(fault) = fault {
-                    self.evidence.bad.push((offset, format!("op {}: {fault}", summary.op)));
-                }
-            }
-            Finding::Marker { epoch, commit, entries } => {
-                self.evidence.commit_max = self.evidence.commit_max.max(commit);
-                self.vouch(epoch, entries.headers());
-            }
-            Finding::Index { epoch, entries } => self.vouch(epoch, entries.headers()),
-            Finding::Bad { fault } => self.evidence.bad.push((offset, fault.to_string())),
-            Finding::Gap { length, blank } => {
-                self.evidence.unrecognised += if blank { 0 } else { length };
-            }
-        }
-    }
-
-    fn vouch(&mut self, epoch: SegmentEpoch, headers: impl Iterator<Item = Header>) {
-        self.epoch = self.epoch.max(epoch);
-        let live = headers
-            .map(|header| Summary::of(&header))
-            .filter(|summary| summary.op > self.checkpoint);
-        self.vouched.extend(live.map(|summary| (epoch, summary)));
-    }
-
-    pub(crate) fn finish(self) {
-        let evidence = self.evidence;
-        let before = evidence.frames.len();
-        let mut index = self.frames_start;
-        while index < evidence.frames.len() {
-            if evidence.frames[index].location.epoch == self.epoch {
-                index += 1;
-            } else {
-                evidence.frames.swap_remove(index);
-            }
-        }
-        evidence.stale += (before - evidence.frames.len()) as u64;
-        let current = self.vouched.into_iter().filter(|(epoch, _)| *epoch == self.epoch);
-        evidence.vouched.extend(current.map(|(_, summary)| summary));
-        evidence.epochs.push(self.epoch);
-    }
 }
 
 /// The superblock's word on the log.

@@ -67,7 +67,7 @@ impl Replay<'_> {
         let frame = chunk.slice(from..from + location.length as usize);
         match verify(&frame, &self.journal.shared, location, checksum) {
             Ok(()) => Ok(Some(frame)),
-            Err(_) => self.journal.read(op).await.map(Some),
+            Err(_) => self.journal.read(op, checksum).await.map(Some),
         }
     }
 }

@@ -23,21 +23,54 @@
 //! live one; where the copies would leave no segment free it takes the originals of those in one
 //! segment.
 //!
-//! # What vouches for the tail is kept
+//! # What vouches is kept
 //!
-//! The newest marker's segment is not reused before a newer marker is durable, and a
-//! segment with the newest commit number in a frame is the newest one. So freeing a segment never
-//! makes an acknowledged op look torn.
+//! That an op was durable is known from the index of its segment, from a marker, or from a commit
+//! number in any later frame. A segment that is begun anew takes all of these with it. Alone little
+//! depends on it: the newest marker's segment is not reused before a newer marker is durable, a
+//! segment with the newest commit number in a frame is the newest one, and a restart has the
+//! superblock name the tail.
+//!
+//! A member's frames come in any order, some are given up, and a restart must not take for torn
+//! what was acknowledged. So a member's segment is free only if the newest durable marker was begun
+//! after anything was last written to the segment and after its last live frame had lost its place.
+//! Such a marker has what the segment may have said about ops that still count: it names the tail,
+//! and its commit number is at least that of any prepare that was durable. An op that is not of the
+//! tail was displaced by one a pipeline or more above it, and that one's commit number covers it.
+//!
+//! # Several versions of an op
+//!
+//! A view change may replace a version. Nothing of a view is written before the record of the view
+//! is durable, so the version written last is the one that counts, and the one before is dead as
+//! soon as it is durable. What a view gives up without writing another version in its place (above
+//! its head, or below a hole) stays live until whoever knows says so ([`Ring::give_up`]) or until
+//! it is replaced: never dead by guessing.
+//!
+//! *Strays* are frames that a restart found at an op of which it cannot be told which version is
+//! meant. All of them are live, until one is written anew or is said to be given up.
+//!
+//! Space for that: the replica's budget counts the versions that count. Beyond them are live (1)
+//! frames given up while they were being written, a pipeline at most, (2) strays and versions given
+//! up that the replica does not know as such yet, because it lacks headers. It gets those from its
+//! peers without writing here; then [`Ring::give_up`] frees them. What can be live without
+//! stopping the ring is all but one segment's contents, the budget of a member at most that of all
+//! but three, half of the ring as a rule.
+//!
+//! A member's segments keep room for two markers of those that free segments: one that a restart
+//! begins with, one behind the copies of a victim. So point 3 holds with them: a victim's frames
+//! and the marker that makes it free fit into one segment.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use wire::{Checksum, Header, Incarnation, Op};
 
 use super::layout::{
-    Entry, Place, SECTOR, SegmentEpoch, SegmentId, frame_size, index_size, segment_offset,
+    Entry, INDEX_ENTRY_SIZE, Place, SECTOR, SegmentEpoch, SegmentId, frame_size, index_size,
+    segment_offset,
 };
 use super::recovery::{Location, Sighting};
 use crate::format::Configuration;
+use crate::superblock::State;
 
 /// The sizes that the journal works with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,10 +81,12 @@ pub struct Geometry {
     pub segment_count: u32,
     /// Bytes of the largest frame.
     pub frame_max: usize,
-    /// Prepares in flight at most; also how many headers a marker has.
+    /// Prepares in flight at most; also how many headers the tail has.
     pub pipeline_max: usize,
     /// Bytes of live frames at most.
     pub log_budget: u64,
+    /// Whether it is a member's journal.
+    pub has_peers: bool,
 }
 
 impl Geometry {
@@ -64,9 +99,31 @@ impl Geometry {
             frame_max: frame_size(configuration.prepare_size_max as usize),
             pipeline_max: usize::from(configuration.pipeline_max),
             log_budget: configuration.log_budget(),
+            has_peers: configuration.replica_count > 1,
         }
     }
+
+    /// Entries that a marker has at most: the tail, and strays that may be of it.
+    #[must_use]
+    pub fn marker_entries(&self) -> usize {
+        self.pipeline_max * if self.has_peers { 3 } else { 1 }
+    }
+
+    /// Bytes of the largest marker.
+    #[must_use]
+    pub fn marker_size(&self) -> usize {
+        frame_size(self.marker_entries() * INDEX_ENTRY_SIZE)
+    }
+
+    /// Bytes that a segment keeps for markers that free segments.
+    fn marker_room(&self) -> u32 {
+        let count = if self.has_peers { MARKERS_KEPT } else { 0 };
+        u32::try_from(count * self.marker_size()).expect("markers are small")
+    }
 }
+
+/// Markers that a member's segment keeps room for.
+pub(crate) const MARKERS_KEPT: usize = 2;
 
 /// Who asks for space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,6 +150,10 @@ struct Segment {
     /// Nothing more is appended and the index is to be written.
     seal_due: bool,
     sealed: bool,
+    /// Bytes kept for markers that free segments.
+    marker_room: u32,
+    /// How many markers had been begun when it was written to, or lost a live frame, last.
+    touched: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -110,14 +171,19 @@ pub(crate) struct Ring {
     epoch_last: SegmentEpoch,
     /// Where each op's frame is, from the op after the checkpoint on.
     ops: VecDeque<Option<Known>>,
+    /// Frames at ops of which it is not known which version is meant.
+    strays: BTreeMap<(Op, u128), Location>,
     checkpoint: Op,
     live_bytes: u64,
     marker: Option<SegmentId>,
+    /// Markers begun, and the number of the newest that is durable.
+    markers_begun: u64,
+    marker_durable: u64,
     spare: Vec<Vec<Entry>>,
 }
 
 impl Ring {
-    pub(crate) fn new(
+    fn new(
         geometry: Geometry,
         incarnation: Incarnation,
         epochs: &[SegmentEpoch],
@@ -133,6 +199,8 @@ impl Ring {
             entries: Vec::new(),
             seal_due: false,
             sealed: false,
+            marker_room: 0,
+            touched: 1,
         };
         let entries_max = geometry.segment_size as usize / SECTOR;
         Ring {
@@ -144,32 +212,51 @@ impl Ring {
             ops: VecDeque::with_capacity(
                 usize::try_from(geometry.log_budget).unwrap_or(0) / SECTOR,
             ),
+            strays: BTreeMap::new(),
             checkpoint,
             live_bytes: 0,
             marker: None,
+            markers_begun: 1,
+            marker_durable: 1,
             spare: (0..2).map(|_| Vec::with_capacity(entries_max)).collect(),
         }
     }
 
-    /// Takes over what recovery found: the prefix, and the earlier copies in it. `false` if no
-    /// segment is free: bad frames where copies should be can have that effect.
+    /// The ring of a journal that was scanned.
+    pub(crate) fn recovered(superblock: &State, epochs: &[SegmentEpoch]) -> Ring {
+        let geometry = Geometry::of(&superblock.configuration);
+        Ring::new(geometry, superblock.identity.incarnation, epochs, superblock.checkpoint.op)
+    }
+
+    /// Takes over what recovery found: the frames that count, those that may, and the earlier
+    /// copies of the former. `false` if no segment is unused: bad frames where copies should be can
+    /// have that effect.
     #[must_use]
-    pub(crate) fn load(&mut self, prefix: &[Sighting], copies: &BTreeMap<Op, Location>) -> bool {
-        for frame in prefix {
+    pub(crate) fn load(
+        &mut self,
+        frames: &[Sighting],
+        strays: &[Sighting],
+        copies: &BTreeMap<Op, Location>,
+    ) -> bool {
+        for frame in frames {
             let known = Known { location: frame.location, checksum: frame.summary.checksum };
             self.place_op(frame.summary.op, known);
         }
-        if self.free_count() > 0 {
+        for stray in strays {
+            self.place_stray(stray);
+        }
+        if self.unused().next().is_some() {
             return true;
         }
         // The segment that was written when the process died, if it holds nothing but copies.
         let elsewhere = |frame: &Sighting, segment| {
             copies.get(&frame.summary.op).copied().filter(|copy| copy.segment != segment)
         };
-        let in_it = |segment| prefix.iter().filter(move |frame| frame.location.segment == segment);
-        let spare = self
-            .ids()
-            .find(|&segment| in_it(segment).all(|frame| elsewhere(frame, segment).is_some()));
+        let in_it = |segment| frames.iter().filter(move |frame| frame.location.segment == segment);
+        let stray = |segment| strays.iter().any(|stray| stray.location.segment == segment);
+        let spare = self.ids().find(|&segment| {
+            !stray(segment) && in_it(segment).all(|frame| elsewhere(frame, segment).is_some())
+        });
         let Some(spare) = spare else { return false };
         ioring::mark!("journal_originals_taken");
         for frame in in_it(spare) {
@@ -177,8 +264,23 @@ impl Ring {
             let known = Known { location, checksum: frame.summary.checksum };
             self.place_op(frame.summary.op, known);
         }
-        assert!(self.free_count() > 0, "a segment without live frames is free");
+        assert!(self.unused().next().is_some(), "a segment without live frames is unused");
         true
+    }
+
+    /// Segments without live frames, those that were used longest ago first: after a restart.
+    pub(crate) fn unused(&self) -> impl Iterator<Item = SegmentId> + use<> {
+        assert!(self.current.is_none(), "looked at before anything is written");
+        let mut unused: Vec<SegmentId> =
+            self.ids().filter(|&id| self.segment(id).live == 0).collect();
+        unused.sort_unstable_by_key(|&id| self.segment(id).epoch);
+        unused.into_iter()
+    }
+
+    /// What this segment says is not needed: it is free before the first marker of a member.
+    pub(crate) fn begin_with(&mut self, segment: SegmentId) {
+        self.segment_mut(segment).touched = 0;
+        assert!(self.is_free(segment), "a member begins with an unused segment");
     }
 
     pub(crate) fn geometry(&self) -> Geometry {
@@ -193,19 +295,24 @@ impl Ring {
         self.checkpoint
     }
 
-    /// The newest op that has a frame.
-    pub(crate) fn head(&self) -> Op {
-        Op(self.checkpoint.0 + self.ops.len() as u64)
-    }
-
     pub(crate) fn live_bytes(&self) -> u64 {
         self.live_bytes
     }
 
+    fn index(&self, op: Op) -> Option<usize> {
+        usize::try_from(op.0.checked_sub(self.checkpoint.0 + 1)?).ok()
+    }
+
+    /// The version of an op that was written last.
     pub(crate) fn locate(&self, op: Op) -> Option<(Location, Checksum)> {
-        let index = usize::try_from(op.0.checked_sub(self.checkpoint.0 + 1)?).ok()?;
-        let known = (*self.ops.get(index)?)?;
+        let known = (*self.ops.get(self.index(op)?)?)?;
         Some((known.location, known.checksum))
+    }
+
+    /// Where the frame of this version is.
+    pub(crate) fn find(&self, op: Op, checksum: Checksum) -> Option<Location> {
+        let main = self.locate(op).filter(|(_, found)| *found == checksum);
+        main.map(|(location, _)| location).or_else(|| self.strays.get(&(op, checksum.0)).copied())
     }
 
     fn segment(&self, segment: SegmentId) -> &Segment {
@@ -226,6 +333,7 @@ impl Ring {
             && segment.pending == 0
             && self.current != Some(id)
             && self.marker != Some(id)
+            && (!self.geometry.has_peers || segment.touched < self.marker_durable)
     }
 
     pub(crate) fn free_count(&self) -> usize {
@@ -244,7 +352,7 @@ impl Ring {
             length.is_multiple_of(SECTOR) && (SECTOR..=self.geometry.frame_max).contains(&length)
         );
         let free = self.free_count();
-        let fits = self.current.is_some_and(|id| self.fits(id, length, header.is_some()));
+        let fits = self.current.is_some_and(|id| self.fits(id, length, header.is_some(), claim));
         let needed = usize::from(!fits) + usize::from(claim == Claim::Ordinary);
         if free < needed {
             return None;
@@ -253,11 +361,16 @@ impl Ring {
             self.open_next();
         }
         let id = self.current.expect("a segment is open");
-        assert!(self.fits(id, length, header.is_some()), "an empty segment holds any frame");
+        assert!(self.fits(id, length, header.is_some(), claim), "an empty segment holds any frame");
         let start = segment_offset(id, self.geometry.segment_size);
+        let marker_size = u32::try_from(self.geometry.marker_size()).expect("markers are small");
+        self.markers_begun += u64::from(header.is_none());
         let segment = &mut self.segments[id.0 as usize];
         let offset = segment.used;
         let length = u32::try_from(length).expect("a frame fits its segment");
+        if header.is_none() && claim == Claim::Again {
+            segment.marker_room = segment.marker_room.saturating_sub(marker_size);
+        }
         segment.used += length;
         segment.pending += 1;
         segment.entries.extend(header.map(|&header| Entry { offset, length, header }));
@@ -265,10 +378,13 @@ impl Ring {
         Some(Place { incarnation: self.incarnation, epoch, segment: id, offset })
     }
 
-    fn fits(&self, id: SegmentId, length: usize, entry: bool) -> bool {
+    fn fits(&self, id: SegmentId, length: usize, prepare: bool, claim: Claim) -> bool {
         let segment = self.segment(id);
-        let index = index_size(segment.entries.len() + usize::from(entry));
-        segment.used as usize + length + index <= self.geometry.segment_size as usize
+        let index = index_size(segment.entries.len() + usize::from(prepare));
+        let takes_room = !prepare && claim == Claim::Again;
+        let own_room = if takes_room { self.geometry.marker_size() } else { 0 };
+        let kept = (segment.marker_room as usize).saturating_sub(own_room);
+        segment.used as usize + length + index + kept <= self.geometry.segment_size as usize
     }
 
     /// Closes the current segment and begins the next free one in the order of the file.
@@ -289,6 +405,7 @@ impl Ring {
             entries = self.spare.pop().unwrap_or_default();
         }
         entries.clear();
+        let (marker_room, touched) = (self.geometry.marker_room(), self.markers_begun);
         let segment = self.segment_mut(next);
         assert!(segment.epoch < epoch, "each use of a segment has a newer epoch");
         *segment = Segment {
@@ -300,6 +417,8 @@ impl Ring {
             entries,
             seal_due: false,
             sealed: false,
+            marker_room,
+            touched,
         };
         self.current = Some(next);
     }
@@ -342,25 +461,47 @@ impl Ring {
         segment.pending -= 1;
     }
 
-    /// A write that is no prepare's is durable.
+    /// A write that gives no op its place is durable.
     pub(crate) fn written(&mut self, place: Place) {
+        let markers_begun = self.markers_begun;
         let segment = self.segment_mut(place.segment);
         assert!(segment.epoch == place.epoch && segment.pending > 0);
         segment.pending -= 1;
+        segment.touched = markers_begun;
     }
 
-    /// A marker is durable: the one before it is not needed any more.
+    /// A marker is durable: the one before it is not needed any more. One is written at a time.
     pub(crate) fn marker_written(&mut self, place: Place) {
         self.written(place);
         self.marker = Some(place.segment);
+        self.marker_durable = self.markers_begun;
     }
 
-    /// A prepare's frame is durable.
+    /// A prepare's frame is durable: this version of the op counts now.
     pub(crate) fn prepare_written(&mut self, place: Place, length: u32, op: Op, sum: Checksum) {
         self.written(place);
         let Place { offset, segment, epoch, .. } = place;
         let location = Location { offset, length, segment, epoch };
         self.place_op(op, Known { location, checksum: sum });
+        if !self.strays.is_empty() {
+            self.drop_strays(|other, _| other == op);
+        }
+    }
+
+    /// A copy of a frame is durable; it counts if the original still did.
+    pub(crate) fn copy_written(&mut self, place: Place, op: Op, sum: Checksum, from: Location) {
+        self.written(place);
+        if self.find(op, sum) != Some(from) {
+            return;
+        }
+        let location = Location { offset: place.offset, segment: place.segment, ..from };
+        let location = Location { epoch: place.epoch, ..location };
+        if self.strays.contains_key(&(op, sum.0)) {
+            self.lose(op, sum);
+            self.put_stray((op, sum.0), location);
+        } else {
+            self.place_op(op, Known { location, checksum: sum });
+        }
     }
 
     fn place_op(&mut self, op: Op, known: Known) {
@@ -368,23 +509,73 @@ impl Ring {
         if op <= self.checkpoint {
             return;
         }
-        let index = usize::try_from(op.0 - self.checkpoint.0 - 1).expect("ops fit memory");
+        let index = self.index(op).expect("ops fit memory");
         if index >= self.ops.len() {
             self.ops.resize(index + 1, None);
         }
         let old = self.ops[index].replace(known);
-        self.segment_mut(known.location.segment).live += 1;
-        self.live_bytes += u64::from(known.location.length);
+        self.count(known.location);
         if let Some(old) = old {
-            self.forget(old);
+            self.forget(old.location);
         }
     }
 
-    fn forget(&mut self, known: Known) {
-        let segment = self.segment_mut(known.location.segment);
-        assert!(segment.epoch == known.location.epoch && segment.live > 0);
+    fn place_stray(&mut self, stray: &Sighting) {
+        let Sighting { summary, location, .. } = *stray;
+        if self.find(summary.op, summary.checksum).is_none() {
+            self.put_stray((summary.op, summary.checksum.0), location);
+        }
+    }
+
+    fn put_stray(&mut self, version: (Op, u128), location: Location) {
+        self.count(location);
+        let old = self.strays.insert(version, location);
+        assert!(old.is_none(), "a version is kept once");
+    }
+
+    fn count(&mut self, location: Location) {
+        self.segment_mut(location.segment).live += 1;
+        self.live_bytes += u64::from(location.length);
+    }
+
+    fn forget(&mut self, location: Location) {
+        let markers_begun = self.markers_begun;
+        let segment = self.segment_mut(location.segment);
+        assert!(segment.epoch == location.epoch && segment.live > 0);
         segment.live -= 1;
-        self.live_bytes -= u64::from(known.location.length);
+        segment.touched = markers_begun;
+        self.live_bytes -= u64::from(location.length);
+    }
+
+    fn drop_strays(&mut self, mut dropped: impl FnMut(Op, Checksum) -> bool) {
+        let gone = self.strays.extract_if(.., |(op, sum), _| dropped(*op, Checksum(*sum)));
+        let gone: Vec<Location> = gone.map(|(_, location)| location).collect();
+        gone.into_iter().for_each(|location| self.forget(location));
+    }
+
+    /// This version's frame is of no use any more.
+    pub(crate) fn lose(&mut self, op: Op, checksum: Checksum) {
+        if let Some(location) = self.strays.remove(&(op, checksum.0)) {
+            self.forget(location);
+        } else if let Some(index) = self.index(op).filter(|index| *index < self.ops.len())
+            && let Some(known) = self.ops[index].take_if(|known| known.checksum == checksum)
+        {
+            self.forget(known.location);
+        }
+    }
+
+    /// Forgets the versions that do not count any more.
+    pub(crate) fn give_up(&mut self, mut is_void: impl FnMut(Op, Checksum) -> bool) {
+        for index in 0..self.ops.len() {
+            let op = Op(self.checkpoint.0 + 1 + index as u64);
+            if let Some(known) = self.ops[index].take_if(|known| is_void(op, known.checksum)) {
+                ioring::mark!("journal_version_given_up");
+                self.forget(known.location);
+            }
+        }
+        if !self.strays.is_empty() {
+            self.drop_strays(is_void);
+        }
     }
 
     /// All ops up to `checkpoint` are durable in the grids.
@@ -392,12 +583,16 @@ impl Ring {
         while self.checkpoint < checkpoint {
             self.checkpoint = self.checkpoint.next();
             if let Some(Some(known)) = self.ops.pop_front() {
-                self.forget(known);
+                self.forget(known.location);
             }
+        }
+        if !self.strays.is_empty() {
+            self.drop_strays(|op, _| op <= checkpoint);
         }
     }
 
-    /// The segment whose live frames are to be appended again, if free ones are short.
+    /// The segment whose live frames are to be appended again, if free ones are short. One without
+    /// live frames waits for a marker. A member's comes first: it costs no copies.
     pub(crate) fn victim(&self) -> Option<SegmentId> {
         if self.free_count() >= 2 {
             return None;
@@ -406,20 +601,22 @@ impl Ring {
             let segment = self.segment(*id);
             self.current != Some(*id) && segment.pending == 0 && !self.is_free(*id)
         };
-        self.ids().filter(idle).min_by_key(|&id| self.segment(id).epoch)
+        self.ids().filter(idle).min_by_key(|&id| {
+            let segment = self.segment(id);
+            (self.geometry.has_peers && segment.live > 0, segment.epoch)
+        })
     }
 
-    /// The first op at or after `from` whose frame is in `segment`.
-    pub(crate) fn next_live(
-        &self,
-        segment: SegmentId,
-        from: Op,
-    ) -> Option<(Op, Location, Checksum)> {
-        let skip = usize::try_from(from.0.saturating_sub(self.checkpoint.0 + 1)).ok()?;
-        let known = self.ops.iter().enumerate().skip(skip);
-        let mut here = known.filter_map(|(index, known)| Some((index, (*known)?)));
-        let (index, known) = here.find(|(_, known)| known.location.segment == segment)?;
-        Some((Op(self.checkpoint.0 + 1 + index as u64), known.location, known.checksum))
+    /// The versions whose frames are in a segment.
+    pub(crate) fn live_in(&self, segment: SegmentId) -> Vec<(Op, Checksum, Location)> {
+        let first = self.checkpoint.0 + 1;
+        let ops = self.ops.iter().enumerate();
+        let ops = ops.filter_map(|(index, known)| Some((Op(first + index as u64), (*known)?)));
+        let ops = ops.map(|(op, known)| (op, known.checksum, known.location));
+        let strays = self.strays.iter();
+        let strays = strays.map(|((op, sum), location)| (*op, Checksum(*sum), *location));
+        let live = ops.chain(strays);
+        live.filter(|(_, _, location)| location.segment == segment).collect()
     }
 
     pub(crate) fn has_live(&self, segment: SegmentId) -> bool {

@@ -2,6 +2,7 @@
 
 mod crash;
 mod faults;
+mod member;
 mod model;
 pub(crate) mod support;
 

@@ -18,9 +18,9 @@
 //! One record is written at a time. If the view changes meanwhile, the next one follows.
 
 use wire::message::PrepareOk;
-use wire::{Header, Op, View};
+use wire::{Checksum, Header, Op, View};
 
-use super::log::Disk;
+use super::log::{Disk, Entry};
 use super::{Canary, Replica, Status};
 
 /// What the superblock must say.
@@ -75,6 +75,17 @@ impl Replica {
             Status::Normal => self.acknowledge_all(),
             Status::Recovering | Status::RecoveringHead | Status::Behind => {}
         }
+    }
+
+    /// Whether the log of the durable view certainly has no use for this prepare: the journal may
+    /// forget it. What is not known to be given up is not.
+    #[must_use]
+    pub fn has_given_up(&self, op: Op, checksum: Checksum) -> bool {
+        if self.vouched.1 != self.log_view || self.status == Status::RecoveringHead {
+            return false;
+        }
+        let named = self.log.get(op).filter(|entry| entry.trusted).and_then(Entry::checksum);
+        op > self.log.head() || named.is_some_and(|named| named != checksum)
     }
 
     /// Whether what this replica says as a member of the view is covered by the superblock.

@@ -249,7 +249,7 @@ fn a_frame_inside_a_value_is_never_taken_for_a_frame() {
         support::make(Path::new(DIR)).await;
         let mut log = TestLog::open(Path::new(DIR)).await.unwrap();
         log.append(50).await;
-        let inner = log.journal.read(Op(1)).await.unwrap();
+        let inner = log.read(Op(1)).await;
         // So that the copy begins at a sector of the outer frame.
         let mut value = vec![0; 4096 - crate::journal::BODY_OFFSET];
         value.extend_from_slice(&inner[..3500]);
@@ -313,7 +313,7 @@ fn a_misdirected_read_is_asked_for_again() {
         let log = TestLog::open(Path::new(DIR)).await.unwrap();
         let fault = ReadFault::Misdirected;
         probe.with_disk(|disk| disk.inject_read(Path::new(JOURNAL), fault).unwrap());
-        support::check_frame(Op(2), &log.journal.read(Op(2)).await.unwrap());
+        support::check_frame(Op(2), &log.read(Op(2)).await);
     });
     read.unwrap();
     assert_eq!(fixture.world.disk(fixture.node).fault_counts().misdirected_reads, 1);

@@ -68,7 +68,7 @@ async fn live(model: Rc<RefCell<Model>>, actions: Vec<Action>, clean: bool) {
     }
     log.check().await;
     for op in log.directory.superblock.state().checkpoint.op.0 + 1..=log.head.0 {
-        let frame = log.journal.read(Op(op)).await.expect("it is in the journal");
+        let frame = log.read(Op(op)).await;
         let header = wire::Header::verify(&frame[crate::journal::FRAME_HEADER_SIZE..]);
         let expected = model.borrow().sizes[op as usize - 1];
         assert_eq!(header.expect("a prepare").body_size(), expected);

@@ -144,9 +144,15 @@ impl TestLog {
         ops.map(|op| state.ring.locate(op).expect("it was appended").0).collect()
     }
 
+    pub(crate) async fn read(&self, op: Op) -> Frozen {
+        let (_, checksum) =
+            self.journal.shared.state.borrow().ring.locate(op).expect("it was appended");
+        self.journal.read(op, checksum).await.unwrap()
+    }
+
     /// Advances the checkpoint to `op`, superblock first.
     pub(crate) async fn checkpoint(&self, op: Op) {
-        let frame = self.journal.read(op).await.unwrap();
+        let frame = self.read(op).await;
         let header = Header::verify(&frame[FRAME_HEADER_SIZE..]).unwrap();
         self.directory
             .superblock
@@ -166,7 +172,7 @@ impl TestLog {
         for op in (first.0..=self.head.0).map(Op) {
             let frame = replay.next().await.unwrap().unwrap();
             check_frame(op, &frame);
-            check_frame(op, &self.journal.read(op).await.unwrap());
+            check_frame(op, &self.read(op).await);
         }
         assert!(replay.next().await.unwrap().is_none());
     }
