@@ -18,14 +18,16 @@
 //!
 //! # What is durable before what
 //!
-//! | first | then | otherwise a crash would |
+//! | first | then | otherwise |
 //! | --- | --- | --- |
-//! | the record of a view in the superblock | its prepares are framed | find prepares of a view that the superblock does not know: refused |
-//! | the same | [`Journal::give_up`] of what its log lacks | find the log of the view before without what it acknowledged in it |
-//! | a frame | its prepare-ok | lose what was acknowledged |
-//! | the checkpoint in the superblock | [`Journal::release`] | find the log begin with a hole |
-//! | a marker begun after the last word of a segment | the segment is begun anew | take for torn what that segment vouched for |
-//! | the copy of a frame | its original is dead | lose the frame |
+//! | the record of a view | its prepares are framed | of an unknown view: refused |
+//! | the same | [`Journal::give_up`] of what it lacks | acknowledged, missing in the old view |
+//! | a frame | its prepare-ok | acknowledged and lost |
+//! | the checkpoint | [`Journal::release`] | the log begins with a hole |
+//! | a marker begun after all else in a segment | it is begun anew | acknowledged, looks torn |
+//! | the copy of a frame | its original is dead | the frame is lost |
+//!
+//! The first column is durable before the second happens; the third is what a crash would find.
 //!
 //! A frame that is still being written when its version is given up is dead on completion. One that
 //! becomes durable between the choice of a new log and its record counts if the crash comes before

@@ -1,8 +1,8 @@
 //! What the scan found, segment by segment.
 //!
-//! Everything that speaks for an op is one of three things: a frame, a name in a marker or an index,
-//! a commit number. Each is kept with the segment that it was found in, because a segment that is
-//! begun anew takes what it said with it. [`Evidence::without`] is what would be left.
+//! Everything that speaks for an op is one of three things: a frame, a name in a marker or an
+//! index, a commit number. Each is kept with the segment that it was found in, because a segment
+//! that is begun anew takes what it said with it. [`Evidence::without`] is what would be left.
 
 use wire::{Header, Op};
 

@@ -2,8 +2,8 @@
 //! replaced, given up while they are written, checkpoints, a ring that wraps; with crashes
 //! everywhere (`crash`) and damage (`damage`).
 //!
-//! The world outside has one log for each view and a commit number; the member gets prepares of
-//! its view's log in any order. What it did is told to a [`Model`] as it happens. After a restart the
+//! The world outside has one log for each view and a commit number; the member gets prepares of its
+//! view's log in any order. What it did is told to a [`Model`] as it happens. After a restart the
 //! model says what must have been found, by the log of the view that the superblock names:
 //!
 //! * What was durable and is not given up is there and can be read, or is kept as a stray.
