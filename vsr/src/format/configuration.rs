@@ -12,7 +12,8 @@
 
 use wire::{Checksum, checksum};
 
-use crate::journal::layout::{INDEX_ENTRY_SIZE, SECTOR, frame_size};
+use crate::journal::Geometry;
+use crate::journal::layout::{SECTOR, frame_size};
 use crate::superblock::{SHARDS_MAX, VIEW_HEADERS_MAX};
 
 /// Words in the record.
@@ -256,14 +257,7 @@ impl Configuration {
     /// An op counts with the size of its frame ([`frame_size`]).
     #[must_use]
     pub fn log_budget(&self) -> u64 {
-        let frame = frame_size(self.prepare_size_max as usize);
-        let segment = self.journal_segment_size as usize;
-        // The index of a segment full of the smallest frames; it, the header sector and the rest
-        // that is too short for the next frame are what a segment cannot use.
-        let index = (segment / SECTOR * INDEX_ENTRY_SIZE * 17 / 16).next_multiple_of(SECTOR);
-        let usable = segment.saturating_sub(SECTOR + frame + index) as u64;
-        let segments = u64::from(self.journal_segment_count);
-        (segments * segment as u64 / 2).min(usable * segments.saturating_sub(3))
+        Geometry::of(self).log_budget
     }
 
     /// Checks every relation that the rest of the code relies on.

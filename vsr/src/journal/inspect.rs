@@ -93,13 +93,14 @@ pub struct JournalReport {
     pub checkpoint: Op,
     /// The highest commit number that anything vouches for.
     pub commit_max: Op,
-    /// The newest op that a restart would keep, when nothing is damaged.
+    /// The newest op that a restart would keep; none when it would refuse.
     pub head: Option<Op>,
     /// The view of the log.
     pub log_view: View,
     /// Ops behind the checkpoint and what is known of them.
     pub ops: Vec<(Op, OpState)>,
     /// Ops that were durable and are damaged: what makes a replica that is alone refuse to start.
+    /// Of a member's only those of which a damaged frame is there: others it may never have had.
     pub damaged: Vec<DamagedOp>,
     /// How journal and superblock contradict each other, if they do.
     pub contradiction: Option<Contradiction>,
@@ -108,7 +109,7 @@ pub struct JournalReport {
 }
 
 impl JournalReport {
-    /// Whether a restart would refuse.
+    /// Whether a replica that is alone would refuse to start, and a member have to ask its peers.
     #[must_use]
     pub fn is_damaged(&self) -> bool {
         !self.damaged.is_empty() || self.contradiction.is_some()
@@ -167,8 +168,14 @@ pub async fn inspect(file: &File, superblock: &State) -> JournalReport {
     match recovery::decide(&view, &evidence) {
         Ok(log) => {
             report.commit_max = log.commit_max;
-            report.head = log.solo(view.checkpoint_checksum).ok().map(|solo| solo.head);
-            report.damaged = if report.head.is_none() { log.damaged() } else { Vec::new() };
+            (report.head, report.damaged) = if view.has_peers {
+                (Some(log.kept()), log.damaged().into_iter().filter(|op| op.seen).collect())
+            } else {
+                match log.solo(view.checkpoint_checksum) {
+                    Ok(solo) => (Some(solo.head), Vec::new()),
+                    Err(_) => (None, log.damaged()),
+                }
+            };
             let first = view.checkpoint_op.0 + 1;
             let ops = log.ops.into_iter().enumerate();
             report.ops = ops.map(|(index, state)| (Op(first + index as u64), state)).collect();

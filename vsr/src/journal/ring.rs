@@ -93,37 +93,49 @@ impl Geometry {
     /// The sizes that `configuration` asks for.
     #[must_use]
     pub fn of(configuration: &Configuration) -> Geometry {
-        Geometry {
+        let mut geometry = Geometry {
             segment_size: configuration.journal_segment_size,
             segment_count: configuration.journal_segment_count,
             frame_max: frame_size(configuration.prepare_size_max as usize),
             pipeline_max: usize::from(configuration.pipeline_max),
-            log_budget: configuration.log_budget(),
+            log_budget: 0,
             has_peers: configuration.replica_count > 1,
-        }
+        };
+        geometry.log_budget = geometry.budget();
+        geometry
+    }
+
+    /// Half of the journal, or less where segments are so few or so short that two free ones and
+    /// the unusable ends of the others leave less than that.
+    fn budget(&self) -> u64 {
+        let segment = self.segment_size as usize;
+        // The index of a segment full of the smallest frames; it, the header sector, the room for
+        // markers and the rest that is too short for the next frame are what cannot be used.
+        let index = (segment / SECTOR * INDEX_ENTRY_SIZE * 17 / 16).next_multiple_of(SECTOR);
+        let unusable = SECTOR + self.frame_max + index + self.marker_room();
+        let usable = segment.saturating_sub(unusable) as u64;
+        let segments = u64::from(self.segment_count);
+        (segments * segment as u64 / 2).min(usable * segments.saturating_sub(3))
     }
 
     /// Entries that a marker has at most: the tail, and strays that may be of it.
-    #[must_use]
-    pub fn marker_entries(&self) -> usize {
+    pub(crate) fn marker_entries(&self) -> usize {
         self.pipeline_max * if self.has_peers { 3 } else { 1 }
     }
 
     /// Bytes of the largest marker.
-    #[must_use]
-    pub fn marker_size(&self) -> usize {
+    fn marker_size(&self) -> usize {
         frame_size(self.marker_entries() * INDEX_ENTRY_SIZE)
     }
 
     /// Bytes that a segment keeps for markers that free segments.
-    fn marker_room(&self) -> u32 {
-        let count = if self.has_peers { MARKERS_KEPT } else { 0 };
-        u32::try_from(count * self.marker_size()).expect("markers are small")
+    fn marker_room(&self) -> usize {
+        if self.has_peers { MARKERS_KEPT * self.marker_size() } else { 0 }
     }
 }
 
 /// Markers that a member's segment keeps room for.
-pub(crate) const MARKERS_KEPT: usize = 2;
+const MARKERS_KEPT: usize = 2;
 
 /// Who asks for space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -405,7 +417,8 @@ impl Ring {
             entries = self.spare.pop().unwrap_or_default();
         }
         entries.clear();
-        let (marker_room, touched) = (self.geometry.marker_room(), self.markers_begun);
+        let marker_room = u32::try_from(self.geometry.marker_room()).expect("markers are small");
+        let touched = self.markers_begun;
         let segment = self.segment_mut(next);
         assert!(segment.epoch < epoch, "each use of a segment has a newer epoch");
         *segment = Segment {

@@ -1,5 +1,6 @@
 //! Whole clusters in one process: replicas with model journals and superblocks, virtual time, a
-//! network and disks with faults, all from one seed; and checkers of what may never happen.
+//! network and disks with faults, all from one seed; and checkers of what may never happen. `real`
+//! has the same with the real journal and superblock on simulated disks.
 //!
 //! `VSR_SEEDS=N` runs N seeds instead of a few hundred; a seed that fails prints the command that
 //! runs it alone, and `VSR_TRACE=1` prints what happens in it.
@@ -11,5 +12,6 @@ mod disk;
 mod failover;
 mod ledger;
 mod lives;
+mod real;
 mod script;
 mod world;

@@ -51,6 +51,14 @@ pub struct MemberLog {
 }
 
 impl Log {
+    /// The newest op that a member keeps.
+    pub(crate) fn kept(&self) -> Op {
+        let began_with = (self.view_head.0 - self.checkpoint_op.0) as usize;
+        let torn = self.ops.iter().skip(began_with).rev();
+        let torn = torn.take_while(|state| **state == OpState::Torn).count();
+        Op(self.checkpoint_op.0 + (self.ops.len() - torn) as u64)
+    }
+
     /// The log of a member; `header_of` finds the header of a checksum among all that was read.
     ///
     /// # Panics
@@ -72,10 +80,7 @@ impl Log {
             }
         };
         let mut ops: Vec<RecoveredOp> = self.ops.iter().enumerate().map(recovered).collect();
-        let began_with = self.view_head.0 - self.checkpoint_op.0;
-        while ops.len() as u64 > began_with && matches!(ops.last(), Some(RecoveredOp::Absent(_))) {
-            ops.pop();
-        }
+        ops.truncate((self.kept().0 - self.checkpoint_op.0) as usize);
         let head_known = ops.last() != Some(&RecoveredOp::Damaged(None));
         let (checkpoint_op, commit_max) = (self.checkpoint_op, self.commit_max);
         let strays = self.unresolved.iter();
