@@ -159,6 +159,29 @@ fn a_member_that_lost_the_end_of_its_log_asks_before_it_speaks() {
     assert!(world.run_until_true(end, World::is_converged), "{}", world.describe());
 }
 
+/// A member that lags dies while it writes the newest prepare, which says that what it lacks is
+/// committed. Nothing of its own is lost, so it can help the other one to go on.
+#[test]
+fn a_member_that_lags_and_died_in_a_write_knows_its_head() {
+    for seed in 0..20 {
+        let mut world = started(seed, 3);
+        let primary = world.primary().expect("it serves");
+        let (lagging, other) = ((primary + 1) % 3, (primary + 2) % 3);
+        world.run_until(world.now + 100 * MS);
+        world.crash(lagging);
+        (0..3).for_each(|_| work(&mut world));
+        world.run_until(world.now + 100 * MS);
+        let head = world.ledger.head();
+        let newest = world.ledger.history[head.0 as usize - 1];
+        let frame = world.nodes[primary].disk.get(head, newest).expect("it is there").bytes.clone();
+        world.nodes[lagging].disk.write(&frame, false);
+        world.crash(primary);
+        world.start(lagging);
+        assert!(world.is_up(other));
+        time_to_serve(&mut world, primary);
+    }
+}
+
 #[test]
 fn an_op_of_which_no_copy_is_left_blocks_the_view_and_is_named() {
     let blocked = (0..40).filter(|seed| {

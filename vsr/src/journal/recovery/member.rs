@@ -11,9 +11,25 @@
 //!
 //! What the view began with stays part of its log, here or not: the view's headers name it, and
 //! whoever began the view with it may have it from one who committed it. Above that, torn ops at
-//! the end are forgotten: the log ends before them. If the last op that is left is damaged and no
-//! header of it is known, the log may have gone on: the *head is unknown*, and the member asks
-//! before it says anything.
+//! the end are forgotten: the log ends before them.
+//!
+//! # When the head is unknown
+//!
+//! A commit number may name an op that nothing here is seen of. Either this member never had it
+//! (others committed it, and what told of that was written here first), or its frame is lost. What
+//! was written after it may then be lost as well, and a member that took the op for its head would
+//! deny what it acknowledged. So the *head is unknown*, and the member asks before it says
+//! anything.
+//!
+//! Not so if a torn frame of a newer op is seen: that is what was being written when the process
+//! died, so the end of the journal is here, and nothing beyond what is seen was acknowledged. The
+//! ops below that are not here stay damaged, known to be committed or not, and none of them is
+//! denied. Without this rule a member that lags, and dies while it writes the newest prepare, would
+//! be silent after its restart; with another member dead nobody could answer it, though no disk was
+//! damaged.
+//!
+//! What the rule takes for granted is what is taken for granted of every frame at the end that is
+//! not whole ([`super`]): that it was cut off, and did not rot before anything vouched for it.
 //!
 //! Frames below a break in the chain are kept as *strays*: when a peer's header mends the break,
 //! the parents tell which version is meant, and the frame of that version is as good as any.
@@ -80,8 +96,10 @@ impl Log {
             }
         };
         let mut ops: Vec<RecoveredOp> = self.ops.iter().enumerate().map(recovered).collect();
-        ops.truncate((self.kept().0 - self.checkpoint_op.0) as usize);
-        let head_known = ops.last() != Some(&RecoveredOp::Damaged(None));
+        let (kept, seen) = ((self.kept().0 - self.checkpoint_op.0) as usize, ops.len());
+        ops.truncate(kept);
+        let torn_end = kept < seen;
+        let head_known = torn_end || ops.last() != Some(&RecoveredOp::Damaged(None));
         let (checkpoint_op, commit_max) = (self.checkpoint_op, self.commit_max);
         let strays = self.unresolved.iter();
         let strays = strays.filter_map(|frame| header_of(frame.summary.checksum)).collect();

@@ -369,6 +369,10 @@ fn rows_of_members() {
     let mut lost = script(&[1, 2], &[]);
     lost.marker(3, &[]);
     assert_eq!(member(&view, &lost), told("pp?", false, 0));
+    // The same, but the end of the journal is seen: op 5 was being written.
+    let mut lagging = script(&[1, 2], &[5]);
+    lagging.marker(3, &[]);
+    assert_eq!(member(&view, &lagging), told("pp?", true, 0));
     // What the view began with is part of the log, here or not.
     let named = in_view(2, &ops[2..4]);
     assert_eq!(member(&named, &script(&[1, 2, 3], &[])), told("pppa", true, 0));
