@@ -23,6 +23,7 @@
 //! | `repair` | headers and prepares that are missing |
 //! | `reads` | the read index |
 //! | `dropped` | requests that no commit will answer |
+//! | `sound` | what a message may say, and what proves that histories differ |
 //! | `quorum`, `timeouts`, `outbox` | who counts, when, and what is sent |
 //! | `recovered`, `rejoin` | what a restart begins with, alone and with peers |
 //!
@@ -61,6 +62,7 @@ mod recovered;
 mod rejoin;
 mod repair;
 mod report;
+mod sound;
 mod timeouts;
 mod view_change;
 mod vouch;
@@ -95,6 +97,7 @@ pub use reads::ReadIndex;
 pub use recovered::{LogHead, RecoveredLog, RecoveryError};
 pub use repair::PrepareRead;
 pub use report::{Counters, Report, Status};
+pub use sound::Divergence;
 pub use timeouts::Timing;
 pub use vouch::ViewRecord;
 
@@ -212,6 +215,7 @@ pub struct Replica {
     leaving: Leaving,
     repair: Repair,
     reads: Reads,
+    diverged: Option<Divergence>,
 }
 
 impl Replica {
@@ -300,6 +304,7 @@ impl Replica {
             leaving: Leaving::default(),
             repair: Repair::default(),
             reads: Reads::new(),
+            diverged: None,
             config,
         }
     }
@@ -309,6 +314,9 @@ impl Replica {
     /// completions, and at [`Replica::deadline_ns`].
     pub fn advance(&mut self, moment: Moment) {
         self.look_at_clocks(moment);
+        if self.diverged.is_some() {
+            return;
+        }
         if !self.config.is_alone() {
             self.fire_timers();
             self.begin_round();
@@ -345,20 +353,26 @@ impl Replica {
     /// timer fires.
     #[must_use]
     pub fn deadline_ns(&self) -> Option<u64> {
+        if self.diverged.is_some() {
+            return None;
+        }
         let close = self.next_close().and_then(|_| self.overdue_at_ns());
         [close, self.timers.next_ns()].into_iter().flatten().min()
     }
 
     /// A message from a peer. What is damaged, foreign or makes no sense is counted and dropped, as
-    /// if the network had lost it.
+    /// if the network had lost it. One that proves that histories differ ends this replica
+    /// ([`Replica::diverged`]).
     pub fn on_message(&mut self, from: ReplicaId, header: &Header, body: &[u8], moment: Moment) {
         self.look_at_clocks(moment);
         let member = from.0 < self.config.replica_count && from != self.config.replica;
         let command = header.command();
         let own = command == Command::Prepare || header.replica() == from;
-        let ours = header.cluster() == self.config.cluster;
+        let ours = header.cluster() == self.config.cluster && self.is_view_sound(header.view());
         if !member || !own || !ours || header.verify_body(body).is_err() {
-            self.counters.messages_refused += 1;
+            return self.refuse();
+        }
+        if self.diverged.is_some() {
             return;
         }
         match command {
@@ -374,16 +388,19 @@ impl Replica {
             Command::StartView => self.on_start_view(from, header, body),
             Command::GetView => self.on_get_view(from, header),
             Command::GetHeaders => self.on_get_headers(from, header),
-            Command::Headers => self.on_headers(body),
+            Command::Headers => self.on_headers(header, body),
             Command::GetPrepare => self.on_get_prepare(from, header),
             Command::GetReadIndex => self.on_get_read_index(from, header),
-            Command::ReadIndex => self.on_read_index(header),
-            _ => self.counters.messages_refused += 1,
+            Command::ReadIndex => self.on_read_index(from, header),
+            _ => self.refuse(),
         }
     }
 
     /// The next message to be sent.
     pub fn next_send(&mut self) -> Option<Send> {
+        if self.diverged.is_some() {
+            return None;
+        }
         self.outbox.pop()
     }
 
@@ -399,6 +416,7 @@ impl Replica {
 
     /// Sends a message without a body.
     fn send<T: Tail>(&mut self, to: ReplicaId, tail: &T) {
+        assert_ne!(to, self.config.replica, "nobody sends to itself");
         let header = self.draft().seal(tail, &[]);
         self.outbox.push(to, header, Body::None);
     }

@@ -128,8 +128,11 @@ impl Vote {
 /// Chooses the log of a view from the votes of a view-change quorum or more. See the module's
 /// documentation.
 ///
+/// Where two logs of one view disagree the protocol was broken. Which of them is that of the view
+/// cannot be told, so it is undecided at that op.
+///
 /// # Panics
-/// When there are fewer votes, or two logs of one view disagree: then the protocol was broken.
+/// When there are fewer votes.
 #[must_use]
 pub fn choose(votes: &[&Vote], quorums: Quorums, pipeline_max: usize) -> Choice {
     assert!(votes.len() >= usize::from(quorums.view_change), "{} votes are no quorum", votes.len());
@@ -145,8 +148,10 @@ pub fn choose(votes: &[&Vote], quorums: Quorums, pipeline_max: usize) -> Choice 
     }
     let lowest = newest.iter().filter_map(|vote| vote.headers.last()).map(|h| Summary::of(h).op);
     let lowest = lowest.min().unwrap_or(head.next()).max(behind);
-    let log = canonical(votes, &newest, lowest, head);
-    decide(votes, quorums, lowest, &log, (head, commit_max))
+    match canonical(votes, &newest, lowest, head) {
+        Ok(log) => decide(votes, quorums, lowest, &log, (head, commit_max)),
+        Err(op) => Choice::Undecided(op),
+    }
 }
 
 /// An op's header, or at least its checksum, if they are known.
@@ -156,8 +161,9 @@ struct Known {
     checksum: Option<Checksum>,
 }
 
-/// What the logs of the highest log view say of each op from `lowest` to `head`.
-fn canonical(votes: &[&Vote], newest: &[&Vote], lowest: Op, head: Op) -> Vec<Known> {
+/// What the logs of the highest log view say of each op from `lowest` to `head`, or at which op
+/// they say two things.
+fn canonical(votes: &[&Vote], newest: &[&Vote], lowest: Op, head: Op) -> Result<Vec<Known>, Op> {
     let mut log = vec![Known::default(); (head.0 + 1 - lowest.0) as usize];
     let mut named: Option<Checksum> = None;
     for op in (lowest.0..=head.0).rev().map(Op) {
@@ -165,9 +171,10 @@ fn canonical(votes: &[&Vote], newest: &[&Vote], lowest: Op, head: Op) -> Vec<Kno
         let mut header = listed.next().copied();
         if let Some(header) = header {
             let same = listed.all(|other| other.checksum() == header.checksum());
-            assert!(same, "op {op} has two versions in one view");
             let follows = named.is_none_or(|named| named == header.checksum());
-            assert!(follows, "op {op} is not the parent of the op after it");
+            if !same || !follows {
+                return Err(op);
+            }
         } else if let Some(named) = named {
             let mut others = votes.iter().filter_map(|vote| vote.listed(op));
             header = others.find(|header| header.checksum() == named).copied();
@@ -176,7 +183,7 @@ fn canonical(votes: &[&Vote], newest: &[&Vote], lowest: Op, head: Op) -> Vec<Kno
         log[(op.0 - lowest.0) as usize] = Known { header, checksum };
         named = header.map(|header| Summary::of(&header).parent);
     }
-    log
+    Ok(log)
 }
 
 /// Goes through the table, upwards.

@@ -1,9 +1,9 @@
 //! Requests that this replica took and that no commit will answer: whoever waits is to be told.
 //!
-//! | when it was dropped | what is known | what to tell who waits |
+//! | where it was | what is known | what to tell who waits |
 //! | --- | --- | --- |
-//! | in the open prepare, without an op, when the view was left | it has not happened and never will | to try again, elsewhere |
-//! | with an op, which a newer view's log does not have | nothing: see below | that it is unknown |
+//! | in the open prepare when the view was left | it never happens | to try again, elsewhere |
+//! | at an op that a newer view's log gives up | nothing: see below | that it is unknown |
 //!
 //! An op that the newer log does not have was committed nowhere when that log was chosen. But until
 //! a quorum has that log, both of those who chose and those who took it over may be lost, and the

@@ -23,6 +23,8 @@ use super::{Replica, Status};
 
 /// A disk is slow that takes so many times as long as the backups.
 const SLOW_FACTOR: u64 = 10;
+/// The longest round trip that counts as one: beyond that a message was held up, or is a lie.
+const ROUND_TRIP_MAX_NS: u64 = 2_000_000_000;
 /// Writes that must have been measured before a disk is called slow.
 const SLOW_SAMPLES: u32 = 32;
 
@@ -37,6 +39,7 @@ pub(super) struct Peers {
 
 impl Peers {
     fn measure(&mut self, peer: ReplicaId, sample_ns: u64) {
+        let sample_ns = sample_ns.min(ROUND_TRIP_MAX_NS);
         let rtt = &mut self.rtt_ns[usize::from(peer.0)];
         *rtt = if *rtt == 0 { sample_ns.max(1) } else { (*rtt * 7 + sample_ns) / 8 };
     }
@@ -132,6 +135,9 @@ impl Replica {
 
     pub(super) fn on_commit(&mut self, from: ReplicaId, header: &Header) {
         let commit = header.tail::<Commit>().expect("the command says so");
+        if !self.are_ops_sound(commit.checkpoint_op, commit.commit, commit.commit) {
+            return self.refuse();
+        }
         self.peers.at_checkpoint(from, commit.checkpoint_op);
         if header.view() > self.view {
             return self.note_newer(header.view());
@@ -141,9 +147,10 @@ impl Replica {
             return;
         }
         self.hear_primary();
-        if commit.commit > self.commit_max {
-            self.commit_max = commit.commit;
+        if let Some(ours) = self.known_at(commit.commit).filter(|ours| *ours != commit.prepare) {
+            return self.diverge(commit.commit, ours, commit.prepare);
         }
+        self.learn_commit(commit.commit);
         self.anchor(commit.commit, commit.prepare);
         self.advance_commit();
         if self.committed.op < self.commit_max {
@@ -163,13 +170,16 @@ impl Replica {
         if header.view() != self.view || !self.leads() {
             return;
         }
+        if ok.round > self.leading.round {
+            return self.refuse();
+        }
         self.hear_backup(from);
         if ok.round == self.leading.round {
             let sample_ns = self.monotonic_ns.saturating_sub(self.leading.round_at_ns);
             self.peers.measure(from, sample_ns);
         }
         let answered = &mut self.leading.answered[usize::from(from.0)];
-        *answered = (*answered).max(ok.round.min(self.leading.round));
+        *answered = (*answered).max(ok.round);
         // What a backup has committed is committed, though this primary may not have known.
         self.commit_max = self.commit_max.max(ok.commit.min(self.log.head()));
         self.advance_commit();
@@ -221,6 +231,9 @@ impl Replica {
 
     pub(super) fn on_ping(&mut self, from: ReplicaId, header: &Header) {
         let ping = header.tail::<Ping>().expect("the command says so");
+        if !self.are_ops_sound(ping.checkpoint_op, ping.commit, ping.op) {
+            return self.refuse();
+        }
         self.peers.at_checkpoint(from, ping.checkpoint_op);
         let pong = Pong { monotonic: ping.monotonic, wall: Timestamp(self.clock.now().0) };
         self.send(from, &pong);

@@ -6,8 +6,8 @@
 //! 2. The headers that came with it name its newest ops. Where this replica has another version, it
 //!    is given up; where it has the same, what it has stays good.
 //! 3. What is below is left from the view before, and is trusted only as far as the parents of
-//!    trusted headers name it. A committed op is never given up: if the new log had another version
-//!    of one, or ended before it, the protocol was broken, and the process ends.
+//!    trusted headers name it. A committed op is never given up: if the new log has another version
+//!    of one, or ends before it, histories have diverged, and this replica stops (`sound`).
 //! 4. What is missing then is repaired (`repair`).
 
 use wire::{Checksum, Header, Op};
@@ -18,15 +18,14 @@ use crate::journal::frame_size;
 use crate::journal::recovery::Summary;
 
 impl Replica {
-    /// Takes over a log: its head, and headers from the head down.
-    pub(super) fn install(&mut self, head: Op, headers: &[Header], commit_max: Op) {
+    /// Takes over a log: its head, and headers from the head down; returns whether it continues
+    /// what is committed here.
+    pub(super) fn install(&mut self, head: Op, headers: &[Header], commit_max: Op) -> bool {
         let committed = self.committed;
-        assert!(
-            head >= committed.op,
-            "op {} is committed, view {} ends at {head}",
-            committed.op,
-            self.view
-        );
+        if head < committed.op {
+            self.diverge(committed.op, committed.checksum, Checksum(0));
+            return false;
+        }
         for op in (head.0 + 1..=self.log.head().0).map(Op) {
             self.budget.remove(op);
         }
@@ -41,8 +40,9 @@ impl Replica {
             if op > committed.op {
                 self.name(op, *header);
                 lowest = Some(op);
-            } else if op == committed.op {
-                assert_eq!(header.checksum(), committed.checksum, "op {op} was committed");
+            } else if let Some(ours) = self.known_at(op).filter(|o| *o != header.checksum()) {
+                self.diverge(op, ours, header.checksum());
+                return false;
             }
         }
         self.view_headers = headers.iter().rev().copied().collect();
@@ -56,6 +56,15 @@ impl Replica {
         let closed = closed.filter(|(_, entry)| matches!(entry.bytes, Bytes::Closed(_)));
         self.appends.extend(closed.map(|(op, _)| op));
         self.advance_commit();
+        self.diverged.is_none()
+    }
+
+    /// The prepare at an op that is committed here, if it is remembered.
+    pub(super) fn known_at(&self, op: Op) -> Option<Checksum> {
+        if op == self.committed.op {
+            return Some(self.committed.checksum);
+        }
+        self.log.header(op).filter(|_| op < self.committed.op).map(Header::checksum)
     }
 
     /// Makes this the header of its op, giving up what was there of another version.
@@ -71,7 +80,8 @@ impl Replica {
     }
 
     /// Trusts what the parents of a trusted op name, downwards, until something is missing or has
-    /// another version, which is given up.
+    /// another version, which is given up. If it leads to something else than what is committed,
+    /// histories have diverged.
     pub(super) fn link_down(&mut self, from: Op) {
         let mut op = from;
         loop {
@@ -80,8 +90,9 @@ impl Replica {
             let parent = Summary::of(header).parent;
             let below = Op(op.0 - 1);
             if below <= self.committed.op {
-                let follows = below < self.committed.op || parent == self.committed.checksum;
-                assert!(follows, "op {op} does not continue what was committed at op {below}");
+                if below == self.committed.op && parent != self.committed.checksum {
+                    self.diverge(below, self.committed.checksum, parent);
+                }
                 return;
             }
             let entry = self.log.get_mut(below).expect("it is after the committed ops");
@@ -92,8 +103,9 @@ impl Replica {
                     }
                     op = below;
                 }
+                // The log of the view says two things: what is committed will show which is wrong.
+                Some(_) if entry.trusted => return self.refuse(),
                 Some(_) => {
-                    assert!(!entry.trusted, "op {below} is not the parent of the op after it");
                     self.budget.remove(below);
                     self.log.clear(below);
                 }

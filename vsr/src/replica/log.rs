@@ -165,7 +165,12 @@ impl Log {
 
     /// Whether there may be an entry for `op`, or it is behind.
     pub(super) fn holds(&self, op: Op) -> bool {
-        op.0 <= self.base.0 + self.window as u64
+        op <= self.last_held()
+    }
+
+    /// The highest op that there may be an entry for.
+    pub(super) fn last_held(&self) -> Op {
+        Op(self.base.0 + self.window as u64)
     }
 
     fn index(&self, op: Op) -> Option<usize> {

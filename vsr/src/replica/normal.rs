@@ -21,8 +21,9 @@ use ioring::Frozen;
 use wire::message::{Prepare, PrepareOk};
 use wire::{Header, Op, ReplicaId};
 
-use super::log::{Bytes, Disk};
+use super::log::{Bytes, Disk, Entry};
 use super::outbox::{Body, frame_header};
+use super::sound::{continues, is_body_sound};
 use super::timeouts::Timer;
 use super::{Append, Canary, Commit, LogHead, Replica, Status};
 use crate::journal::recovery::Summary;
@@ -120,7 +121,7 @@ impl Replica {
     /// in memory is read from the journal first ([`Replica::next_read`]).
     pub fn next_commit(&mut self) -> Option<Commit> {
         let op = self.given.next();
-        if op > self.committed.op {
+        if op > self.committed.op || self.diverged.is_some() {
             return None;
         }
         let alone = self.config.is_alone();
@@ -146,8 +147,17 @@ impl Replica {
         taken && self.vouched.1 == self.log_view && self.log_view == self.view
     }
 
+    /// An op is said to be committed, and all before it. Of what this log cannot hold nothing
+    /// follows.
+    pub(super) fn learn_commit(&mut self, commit: Op) {
+        self.commit_max = self.commit_max.max(commit.min(self.log.last_held()));
+    }
+
     /// Commits what can be.
     pub(super) fn advance_commit(&mut self) {
+        if self.diverged.is_some() {
+            return;
+        }
         let quorum = self.quorums.replication;
         let before = self.committed.op;
         loop {
@@ -158,8 +168,10 @@ impl Replica {
                 break;
             }
             let header = entry.header.as_ref().expect("what is trusted has a header");
-            let (parent, before) = (Summary::of(header).parent, self.committed.checksum);
-            assert_eq!(parent, before, "op {op} does not continue what is committed");
+            if !continues(header, &self.committed) {
+                let (before, parent) = (self.committed, Summary::of(header).parent);
+                return self.diverge(before.op, before.checksum, parent);
+            }
             self.committed = LogHead::of(header);
         }
         if self.committed.op > before {
@@ -207,13 +219,24 @@ impl Replica {
 
     pub(super) fn on_prepare(&mut self, from: ReplicaId, header: &Header, body: &[u8]) {
         let prepare = header.tail::<Prepare>().expect("the command says so");
+        if !self.is_prepare_sound(header) {
+            return self.refuse();
+        }
         if header.view() > self.view {
             return self.note_newer(header.view());
+        }
+        let same = |entry: &&Entry| entry.checksum() == Some(header.checksum());
+        let held = self.log.get(prepare.op).filter(same).is_some_and(Entry::is_held);
+        if !held && !is_body_sound(header, body) {
+            return self.refuse();
         }
         let current = header.view() == self.view && self.status == Status::Normal;
         if current && !self.is_primary() {
             if from == self.primary() {
                 self.hear_primary();
+            }
+            if !self.fits(from, header) {
+                return self.refuse();
             }
             self.extend_by(header, &prepare);
         }
@@ -238,10 +261,31 @@ impl Replica {
         self.status == Status::Normal || self.leaving.chosen
     }
 
+    /// Whether a prepare of the view is what the log of the view has, or may have, at its op. One
+    /// from the primary that does not continue what is committed proves that histories differ.
+    fn fits(&mut self, from: ReplicaId, header: &Header) -> bool {
+        let op = Summary::of(header).op;
+        let (own, above, below) =
+            (self.log.header(op), self.log.header(op.next()), self.log.header(Op(op.0 - 1)));
+        let same = own.is_none_or(|own| own.checksum() == header.checksum());
+        let continued = above.is_none_or(|above| continues(above, &LogHead::of(header)));
+        if !same || !continued {
+            return false;
+        }
+        if op != self.committed.op.next() {
+            return below.is_none_or(|below| continues(header, &LogHead::of(below)));
+        }
+        let (ours, theirs) = (self.committed.checksum, Summary::of(header).parent);
+        if ours != theirs && from == self.primary() {
+            self.diverge(self.committed.op, ours, theirs);
+        }
+        continues(header, &self.committed)
+    }
+
     /// A backup's log gets the header of a prepare of its view.
     fn extend_by(&mut self, header: &Header, prepare: &Prepare) {
         let op = prepare.op;
-        self.commit_max = self.commit_max.max(prepare.commit);
+        self.learn_commit(prepare.commit);
         if op <= self.committed.op || !self.log.holds(op) {
             self.advance_commit();
             return;
@@ -254,18 +298,13 @@ impl Replica {
             self.name(op, *header);
             self.link_down(op);
         }
-        let above = self.log.get(op.next()).filter(|above| above.trusted);
-        if let Some(above) = above.and_then(|above| above.header.as_ref()) {
-            let parent = Summary::of(above).parent;
-            assert_eq!(parent, header.checksum(), "op {op} is not what the next one continues");
-        }
         self.advance_commit();
     }
 
     /// Copies a prepare whose header the log has into a buffer, to be journaled.
     fn hold(&mut self, op: Op, header: &Header, body: &[u8]) {
         let size = frame_size(header.size()) as u64;
-        let fits = header.size() <= self.config.prepare_size_max && self.budget.admits(size, true);
+        let fits = self.budget.admits(size, true);
         let buffer = if fits { self.pool.try_take() } else { None };
         let Some(mut buffer) = buffer else {
             self.counters.prepares_refused += 1;

@@ -35,8 +35,8 @@ pub struct Send {
 pub enum Body {
     /// There is none.
     None,
-    /// The frame of a prepare of the pipeline, sent for the first time; header and body lie in it as
-    /// they are sent.
+    /// The frame of a prepare of the pipeline, sent for the first time; header and body lie in it
+    /// as they are sent.
     Prepare(Frozen),
     /// The frame of a prepare that is sent again: to who asked for it, or has not acknowledged it.
     Repair(Frozen),
@@ -78,6 +78,10 @@ impl Outbox {
             return;
         }
         self.line.push_back(Send { to, header, body });
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.line.clear();
     }
 
     pub(super) fn pop(&mut self) -> Option<Send> {

@@ -148,8 +148,11 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_read_index(&mut self, header: &Header) {
+    pub(super) fn on_read_index(&mut self, from: ReplicaId, header: &Header) {
         let answer = header.tail::<ReadIndexMessage>().expect("the command says so");
+        if from != self.quorums.primary(header.view()) {
+            return self.refuse();
+        }
         if self.reads.answers.len() < READS_MAX {
             let ReadIndexMessage { tag, commit, timestamp } = answer;
             self.reads.answers.push_back(ReadIndex { tag, commit: Some(commit), timestamp });

@@ -23,7 +23,7 @@ use super::log::{Disk, Log};
 use super::timeouts::Timer;
 use super::{Canary, Config, LogHead, Moment, Replica, Status, ViewRecord};
 use crate::journal::frame_size;
-use crate::journal::recovery::{MemberLog, RecoveredOp};
+use crate::journal::recovery::{MemberLog, RecoveredOp, Summary};
 
 impl Replica {
     /// A member of a cluster of several, as its journal and superblock have it. `checkpoint` is the
@@ -68,6 +68,8 @@ impl Replica {
                 RecoveredOp::Damaged(header) => (Disk::Absent, true, header),
                 RecoveredOp::Absent(header) => (Disk::Absent, false, header),
             };
+            // What an op names as its parent may be another op, if its primary lied.
+            let header = header.filter(|header| Summary::of(header).op == op);
             (entry.disk, entry.acknowledged) = (disk, acknowledged);
             (entry.header, entry.trusted) = (header, header.is_some());
             if let (Disk::Durable, Some(header)) = (disk, header) {

@@ -126,6 +126,11 @@ impl Replica {
         self.log.extend(op);
         self.repair.anchor = Some((op, checksum));
         let entry = self.log.get(op).expect("the log was extended to it");
+        let named = entry.checksum().filter(|named| entry.trusted && *named != checksum);
+        if let Some(named) = named {
+            // It would be committed here as something else than where it was.
+            return self.diverge(op, named, checksum);
+        }
         if !entry.trusted && entry.checksum() == Some(checksum) {
             let header = entry.header.expect("it has a checksum");
             self.accept_header(&header);
@@ -264,10 +269,9 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_headers(&mut self, body: &[u8]) {
-        let Some(headers) = outbox::decode(body) else {
-            self.counters.messages_refused += 1;
-            return;
+    pub(super) fn on_headers(&mut self, header: &Header, body: &[u8]) {
+        let Some(headers) = self.sound_list(body, header.view(), HEADERS_MAX as usize) else {
+            return self.refuse();
         };
         if !self.mends() {
             return;

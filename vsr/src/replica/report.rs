@@ -16,6 +16,8 @@ pub enum Status {
     ViewChange,
     /// It needs ops that no peer has in its journal any more.
     Behind,
+    /// It has stopped, because its history is not that of the cluster.
+    Diverged,
 }
 
 /// What happened since start.
@@ -33,7 +35,7 @@ pub struct Counters {
     pub body_bytes: u64,
     /// Views that this replica has left.
     pub views_left: u64,
-    /// Messages that were no such thing: damaged, foreign, or not from who they say.
+    /// Messages that were no such thing: damaged, foreign, not from who they say, or without sense.
     pub messages_refused: u64,
     /// Prepares from peers that there was no room for.
     pub prepares_refused: u64,

@@ -113,6 +113,10 @@ impl Timers {
         self.at_ns[timer as usize] = None;
     }
 
+    pub(super) fn stop_all(&mut self) {
+        self.at_ns = Default::default();
+    }
+
     pub(super) fn runs(&self, timer: Timer) -> bool {
         self.at_ns[timer as usize].is_some()
     }

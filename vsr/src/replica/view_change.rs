@@ -46,11 +46,10 @@ use wire::{Header, Op, ReplicaId, View};
 
 use super::choice::{Choice, Vote, choose};
 use super::log::{Bytes, Disk};
-use super::outbox::{self, Body};
+use super::outbox::Body;
 use super::quorum::{MEMBERS_MAX, Members};
 use super::timeouts::Timer;
 use super::{Canary, LogHead, Replica, Status};
-use crate::journal::recovery::Summary;
 
 /// How often the wait for a view doubles.
 const DOUBLINGS: u32 = 6;
@@ -122,6 +121,9 @@ impl Replica {
 
     pub(super) fn on_pre_vote(&mut self, from: ReplicaId, header: &Header) {
         let vote = header.tail::<PreVote>().expect("the command says so");
+        if vote.candidate != header.view().next() {
+            return self.refuse();
+        }
         if header.view() < self.view {
             // It does not know that the view has begun.
             return self.tell_view(from, 0);
@@ -164,7 +166,7 @@ impl Replica {
     }
 
     /// Gives up what belonged to the old view only.
-    fn retire(&mut self) {
+    pub(super) fn retire(&mut self) {
         self.drop_batch();
         self.give_up_reads();
         for timer in [Timer::Heartbeat, Timer::Contact, Timer::Retransmit, Timer::Repair] {
@@ -188,17 +190,11 @@ impl Replica {
 
     /// Asks again for whatever this replica waits for.
     pub(super) fn ask_again(&mut self) {
-        let newer = self.leaving.newer > self.view;
-        if newer {
-            let nonce = self.nonce();
-            self.send(
-                self.quorums.primary(self.leaving.newer),
-                &GetView { nonce, incarnation: self.config.incarnation },
-            );
-        }
+        // Whoever is in it will show that again, unless it was no view.
+        self.leaving.newer = View(0);
         if self.status == Status::RecoveringHead {
-            let nonce = self.nonce();
-            self.broadcast(&GetView { nonce, incarnation: self.config.incarnation });
+            let question = self.question();
+            self.broadcast(&question);
         }
         if self.awaits_view() && self.vouched.0 == self.view {
             self.broadcast(&StartViewChange { log_view: self.log_view });
@@ -211,24 +207,36 @@ impl Replica {
             self.count_pre_votes();
         }
         let silent_head = self.status == Status::RecoveringHead;
-        if newer || silent_head || self.status == Status::ViewChange || self.leaving.suspects {
+        if silent_head || self.status == Status::ViewChange || self.leaving.suspects {
             self.ask_soon();
         }
     }
 
-    /// A random number for the next question; answers to older ones are void.
-    fn nonce(&mut self) -> u128 {
-        let random = self.timers.random();
-        let nonce = u128::from(random.next_u64()) << 64 | u128::from(random.next_u64()) | 1;
-        self.leaving.nonce = nonce;
-        nonce
+    /// The question for the view. Its random number is one for the whole life: before it, and so
+    /// after whatever an earlier life acknowledged, nobody can have answered.
+    fn question(&mut self) -> GetView {
+        if self.leaving.nonce == 0 {
+            let random = self.timers.random();
+            self.leaving.nonce =
+                u128::from(random.next_u64()) << 64 | u128::from(random.next_u64()) | 1;
+        }
+        GetView { nonce: self.leaving.nonce, incarnation: self.config.incarnation }
     }
 
-    /// A message of a newer view was seen: its primary is asked for it.
+    /// A message of a newer view was seen: its primary is asked for it, once for a while.
     pub(super) fn note_newer(&mut self, view: View) {
-        if view > self.leaving.newer && view > self.view {
+        let primary = self.quorums.primary(view);
+        if primary == self.config.replica {
+            // It would know.
+            return self.refuse();
+        }
+        if view != self.leaving.newer || !self.timers.runs(Timer::Again) {
             self.leaving.newer = view;
-            self.ask_again();
+            let question = self.question();
+            self.send(primary, &question);
+            if !self.timers.runs(Timer::Again) {
+                self.ask_soon();
+            }
         }
     }
 
@@ -289,10 +297,11 @@ impl Replica {
             checkpoint_op: self.checkpoint,
             incarnation: self.config.incarnation,
         };
-        let body = self.encode_suffix();
         if self.is_primary() {
-            self.take_vote(self.config.replica, &vote, &body);
+            let headers = self.suffix().map(|(_, header)| *header).collect();
+            self.take_vote(self.config.replica, &vote, headers);
         } else {
+            let body = self.encode_suffix();
             let header = self.draft().seal(&vote, &body);
             self.outbox.push(self.primary(), header, Body::Headers(body));
         }
@@ -302,28 +311,23 @@ impl Replica {
         if self.status == Status::RecoveringHead || header.view() < self.view {
             return;
         }
-        if self.quorums.primary(header.view()) != self.config.replica {
-            self.counters.messages_refused += 1;
-            return;
-        }
+        let vote = header.tail::<DoViewChange>().expect("the command says so");
+        let ours = self.quorums.primary(header.view()) == self.config.replica;
+        let headers = self.vote_list(body, header.view(), &vote).filter(|_| ours);
+        let Some(headers) = headers else { return self.refuse() };
         if header.view() > self.view {
             self.leave(header.view());
         }
         if !self.awaits_view() {
             return self.tell_view(from, 0);
         }
-        let vote = header.tail::<DoViewChange>().expect("the command says so");
         self.leaving.left.insert(from);
-        self.take_vote(from, &vote, body);
+        self.take_vote(from, &vote, headers);
         self.try_vote();
     }
 
     /// Records a vote; with enough of them chooses the log.
-    fn take_vote(&mut self, replica: ReplicaId, vote: &DoViewChange, body: &[u8]) {
-        let Some(headers) = outbox::decode(body) else {
-            self.counters.messages_refused += 1;
-            return;
-        };
+    fn take_vote(&mut self, replica: ReplicaId, vote: &DoViewChange, headers: Vec<Header>) {
         let &DoViewChange { present, nack, log_view, op, commit, checkpoint_op, .. } = vote;
         let older = self.config.breaks(Canary::OlderLog);
         let log_view = if older { View(u32::MAX - log_view.0) } else { log_view };
@@ -351,9 +355,10 @@ impl Replica {
         self.leaving.blocked_by = None;
         self.leaving.chosen = true;
         self.log_view = self.view;
-        self.install(new.head, &new.headers, new.commit_max);
-        self.repair();
-        self.try_begin();
+        if self.install(new.head, &new.headers, new.commit_max) {
+            self.repair();
+            self.try_begin();
+        }
     }
 
     /// Begins the view as its primary, once its log is durable and what it needs of it is here.
@@ -428,23 +433,18 @@ impl Replica {
 
     pub(super) fn on_start_view(&mut self, from: ReplicaId, header: &Header, body: &[u8]) {
         let start = header.tail::<StartView>().expect("the command says so");
-        let Some(headers) = outbox::decode(body) else {
-            self.counters.messages_refused += 1;
-            return;
-        };
         let view = header.view();
-        let named = headers.first().map_or(Op(0), |first| Summary::of(first).op) == start.op;
-        if from != self.quorums.primary(view) || !named {
-            self.counters.messages_refused += 1;
-            return;
-        }
+        let sound = self.are_ops_sound(start.checkpoint_op, start.commit, start.op)
+            && from == self.quorums.primary(view);
+        let headers = self.start_list(body, view, start.op).filter(|_| sound);
+        let Some(headers) = headers else { return self.refuse() };
         self.peers.at_checkpoint(from, start.checkpoint_op);
         let answer = start.nonce != 0 && start.nonce == self.leaving.nonce;
         let taken = match self.status {
             _ if view != self.view => view > self.view,
             Status::ViewChange => self.log_view < self.view,
             Status::RecoveringHead => answer,
-            Status::Normal | Status::Recovering | Status::Behind => false,
+            Status::Normal | Status::Recovering | Status::Behind | Status::Diverged => false,
         };
         if !taken {
             return;
@@ -462,7 +462,9 @@ impl Replica {
         self.stay();
         self.status = Status::Normal;
         (self.view, self.log_view) = (view, view);
-        self.install(start.op, headers, start.commit);
+        if !self.install(start.op, headers, start.commit) {
+            return;
+        }
         if head_unknown {
             // It may have acknowledged any of what it lacks: it must not deny it.
             self.log.doubt(self.committed.op);

@@ -42,7 +42,7 @@ impl Replica {
     /// its way.
     #[must_use]
     pub fn view_to_persist(&self) -> Option<ViewRecord> {
-        if self.vouched == (self.view, self.log_view) {
+        if self.vouched == (self.view, self.log_view) || self.diverged.is_some() {
             return None;
         }
         let is_here =
@@ -73,7 +73,7 @@ impl Replica {
         match self.status {
             Status::ViewChange => self.on_change_durable(),
             Status::Normal => self.acknowledge_all(),
-            Status::Recovering | Status::RecoveringHead | Status::Behind => {}
+            Status::Recovering | Status::RecoveringHead | Status::Behind | Status::Diverged => {}
         }
     }
 

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use vsr::journal::layout::{SegmentEpoch, SegmentId};
-use vsr::journal::recovery::{Evidence, MemberLog, OpState, RecoveredOp, Sighting, decide};
+use vsr::journal::recovery::{
+    Contradiction, Evidence, MemberLog, OpState, RecoveredOp, Sighting, decide,
+};
 use vsr::journal::{BODY_OFFSET, FRAME_HEADER_SIZE, Location, LogView, Summary};
 use vsr::replica::{LogHead, ViewRecord};
 use wire::{Checksum, ClusterId, Header, Op, View};
@@ -109,7 +111,7 @@ impl Disk {
         self.marked.clear();
     }
 
-    fn states(&self) -> (vsr::journal::Log, HashMap<u128, Header>) {
+    fn decided(&self) -> Result<(vsr::journal::Log, HashMap<u128, Header>), Contradiction> {
         let base = self.checkpoint.as_ref().map_or(LogHead::root(self.cluster), LogHead::of);
         let view = LogView {
             checkpoint_op: base.op,
@@ -130,11 +132,20 @@ impl Disk {
             evidence.commit_max = evidence.commit_max.max(summary.commit);
             evidence.frames.push(Sighting { summary, location, good: stored.good });
         }
-        let log = decide(&view, &evidence).expect("journal and superblock belong together");
+        let log = decide(&view, &evidence)?;
         let headers = self.frames.values().map(|stored| stored.header);
         let headers = headers.chain(self.marked.iter().copied());
         let headers = headers.chain(self.record.headers.iter().copied());
-        (log, headers.map(|header| (header.checksum().0, header)).collect())
+        Ok((log, headers.map(|header| (header.checksum().0, header)).collect()))
+    }
+
+    fn states(&self) -> (vsr::journal::Log, HashMap<u128, Header>) {
+        self.decided().expect("journal and superblock belong together")
+    }
+
+    /// Whether a restart would not refuse what is here.
+    pub(crate) fn is_consistent(&self) -> bool {
+        self.decided().is_ok()
     }
 
     pub(crate) fn recover(&self) -> MemberLog {

@@ -11,11 +11,12 @@ use vsr::replica::{
     Status, ViewRecord,
 };
 use wire::{
-    CheckpointId, Checksum, ClientTag, Header, Op, Opcode, OperationView, ReplicaId,
+    CheckpointId, Checksum, ClientTag, Command, Header, Op, Opcode, OperationView, ReplicaId,
     RequestBuilder, Requests, TableId,
 };
 
 use crate::disk::Disk;
+use crate::forge::{Forger, alter};
 use crate::ledger::Ledger;
 use crate::script::message;
 
@@ -50,6 +51,8 @@ pub(crate) struct Node {
     pub(crate) taken: HashSet<u64>,
     /// The last op given out in this life.
     pub(crate) given: Op,
+    /// Its header.
+    pub(crate) given_header: Option<Header>,
     /// Everything on its disk takes so many times as long.
     pub(crate) slowness: u64,
     written_at: u64,
@@ -72,7 +75,13 @@ pub(crate) enum Sabotage {
     None,
     /// Restarts find view 0.
     ForgetView,
+    /// Messages are sent that no member would send: then nothing holds any more, but that no member
+    /// panics, and that what it keeps is bounded.
+    Lies,
 }
+
+/// Genuine prepares that are kept for who forges.
+const PREPARES_KEPT: usize = 64;
 
 pub(crate) struct World {
     pub(crate) now: u64,
@@ -88,6 +97,9 @@ pub(crate) struct World {
     events: BTreeMap<u64, (usize, u64, Event)>,
     next_event: u64,
     next_tag: u64,
+    /// Prepares that were sent last, where lies are told.
+    pub(crate) prepares: Vec<(Header, Vec<u8>)>,
+    pub(crate) lies: u64,
     trace: bool,
     /// What happens, for a script; then everything takes the same time always.
     pub(crate) script: Option<RefCell<Vec<String>>>,
@@ -107,6 +119,7 @@ impl World {
             checkpoint_wanted: None,
             taken: HashSet::new(),
             given: Op(0),
+            given_header: None,
             slowness: 1,
             written_at: 0,
         };
@@ -123,6 +136,8 @@ impl World {
             events: BTreeMap::new(),
             next_event: 0,
             next_tag: 1,
+            prepares: Vec::new(),
+            lies: 0,
             trace: std::env::var_os("VSR_TRACE").is_some(),
             script: None,
         }
@@ -176,8 +191,13 @@ impl World {
         let buffers = 4 * config.pipeline_max + 4;
         let pool = BufferPool::new("prepares", config.frame_size_max(), buffers);
         let moment = self.moment();
+        if self.sabotage == Sabotage::Lies && !self.nodes[node].disk.is_consistent() {
+            // It was lied to until its disk made no sense: a new one.
+            self.nodes[node].disk = Disk::new(self.config.cluster, self.config.pipeline_max);
+        }
         let this = &mut self.nodes[node];
         this.life += 1;
+        this.given_header = None;
         this.given = this.disk.checkpoint_op();
         let mut log = this.disk.recover();
         let mut record = this.disk.record.clone();
@@ -322,6 +342,9 @@ impl World {
             return;
         }
         self.replica(node).advance(moment);
+        if let Some(divergence) = self.replica(node).diverged() {
+            assert!(self.sabotage == Sabotage::Lies, "member {node}: {divergence}");
+        }
         while let Some(append) = self.replica(node).next_append() {
             let op = Summary::of(&append.header).op;
             let frame = append.buffer.freeze();
@@ -354,6 +377,11 @@ impl World {
             let this = &mut self.nodes[node];
             assert_eq!(op, this.given.next(), "member {node} gives out each op once");
             this.given = op;
+            this.given_header = Some(commit.header);
+            if self.sabotage == Sabotage::Lies {
+                Requests::verify(commit.body()).expect("what commits can be applied");
+                continue;
+            }
             let copies = self.copies(op, checksum);
             let quorum = usize::from(Quorums::of(self.config.replica_count).replication);
             self.say(|| format!("{node} commits op={op}"));
@@ -402,7 +430,11 @@ impl World {
     fn transmit(&mut self, from: usize, send: &Send) {
         let (header, mut body) = (send.header, send.body().to_vec());
         let target = usize::from(send.to.0);
-        self.ledger.hear(from, &header, &self.nodes[from].disk.record);
+        if self.sabotage == Sabotage::Lies {
+            self.lie(from, target, &header, &body);
+        } else {
+            self.ledger.hear(from, &header, &self.nodes[from].disk.record);
+        }
         let happens = |random: &mut Random, of_thousand: u64| random.below(1000) < of_thousand;
         let lost = happens(&mut self.random, self.weather.lost);
         if self.cut[from][target] || lost || !self.is_up(target) {
@@ -426,6 +458,55 @@ impl World {
             let (header, body) = (Box::new(header), body.clone());
             self.schedule(target, delay, Event::Deliver { from, header, body });
         }
+    }
+
+    /// Sends a message once more, altered, now and then.
+    fn lie(&mut self, from: usize, target: usize, header: &Header, body: &[u8]) {
+        assert_ne!(from, target, "nobody sends to itself");
+        if header.command() == Command::Prepare {
+            let place = self.lies as usize % PREPARES_KEPT;
+            if self.prepares.len() < PREPARES_KEPT {
+                self.prepares.push((*header, body.to_vec()));
+            } else {
+                self.prepares[place] = (*header, body.to_vec());
+            }
+        }
+        if self.is_up(target)
+            && self.random.chance(3)
+            && let Some((header, body)) = alter(&mut self.random, header, body)
+        {
+            self.lies += 1;
+            let (from, header) = (ReplicaId(from as u8), Box::new(header));
+            let delay = self.random.below(MS);
+            self.schedule(target, delay, Event::Deliver { from, header, body });
+        }
+    }
+
+    /// Brings a member a message.
+    pub(crate) fn bring(&mut self, node: usize, from: ReplicaId, header: &Header, body: &[u8]) {
+        let moment = self.moment();
+        self.replica(node).on_message(from, header, body, moment);
+    }
+
+    /// Brings a member messages that nobody sent.
+    pub(crate) fn forge(&mut self, node: usize, count: u64) {
+        for _ in 0..count {
+            let Some(replica) = self.nodes[node].replica.as_mut() else { return };
+            let mut forger = Forger {
+                random: &mut self.random,
+                report: replica.report(),
+                cluster: self.config.cluster,
+                members: self.config.replica_count,
+                window: self.config.log_budget / 4096,
+                prepares: &self.prepares,
+            };
+            let (from, header, body) = forger.forge();
+            self.lies += 1;
+            self.bring(node, from, &header, &body);
+            let Report { op, checkpoint, .. } = self.replica(node).report();
+            assert!(op.0 <= checkpoint.0 + self.config.log_budget / 4096, "its log is bounded");
+        }
+        self.turn(node);
     }
 
     /// Offers a request to a member; returns its tag if it was taken.
@@ -470,6 +551,15 @@ impl World {
         let this = &mut self.nodes[node];
         if op > this.disk.checkpoint_op() && this.updating.is_none() && this.replica.is_some() {
             this.checkpoint_wanted = Some(self.ledger.headers[op.0 as usize - 1]);
+            self.turn(node);
+        }
+    }
+
+    /// Has a member take a checkpoint of all that it has given out, whatever others may need.
+    pub(crate) fn checkpoint_given(&mut self, node: usize) {
+        let this = &mut self.nodes[node];
+        if this.updating.is_none() && this.replica.is_some() {
+            this.checkpoint_wanted = this.given_header.take();
             self.turn(node);
         }
     }

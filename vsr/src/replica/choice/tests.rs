@@ -173,11 +173,14 @@ fn row_another_version_is_a_nack() {
 }
 
 #[test]
-#[should_panic(expected = "op 2 has two versions in one view")]
-fn row_two_versions_in_one_view_end_the_process() {
+fn row_two_versions_in_one_view_are_undecided() {
     let log = chain(1, 2, 1, ROOT);
     let other = [&log[..1], &[prepare(2, 0, log[0].checksum())]].concat();
-    let _ = chosen(3, &[vote(0, 1, &log, 0), vote(1, 1, &other, 0)]);
+    let choice = chosen(3, &[vote(0, 1, &log, 0), vote(1, 1, &other, 0)]);
+    assert_eq!(choice, Choice::Undecided(Op(2)));
+    let parent = [&other[1..], &chain(3, 3, 1, log[1].checksum())].concat();
+    let choice = chosen(3, &[vote(0, 1, &log[..1], 0), vote(1, 1, &parent, 0)]);
+    assert_eq!(choice, Choice::Undecided(Op(2)), "one log that is no chain");
 }
 
 /// What a member may say of op 1, the only one.
