@@ -27,7 +27,7 @@ pub const HEADER_SIZE: usize = 256;
 /// Bytes of a header that belong to its command.
 pub const TAIL_SIZE: usize = 128;
 /// The version of all layouts of this crate. Another version is refused by name.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 
 /// A verified (or self-made) header. See the module's documentation.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,8 @@
 //!    one of the body, what every message has in common (cluster, view, size, command, release)
 //!    and 128 bytes that belong to its command ([`message`]).
 //! 2. The body of a *prepare* (an entry of the replicated log) is a sequence of *requests*; a
-//!    request is a short header and a sequence of *operations* ([`request`], [`operation`]).
+//!    request is a short header and a sequence of *operations* ([`request`], [`operation`]). What
+//!    clients ask without changing anything are *reads* ([`read`]), which never get into the log.
 //! 3. The answer to an operation is an *outcome* ([`outcome`]): a status out of the one
 //!    enumeration of errors ([`ErrorCode`]) and a typed value.
 //!
@@ -32,6 +33,7 @@ pub mod message;
 mod number;
 pub mod operation;
 pub mod outcome;
+pub mod read;
 pub mod request;
 mod root;
 mod sink;
@@ -47,7 +49,7 @@ pub use number::{
 };
 pub use operation::{Flags, Opcode, OperationView};
 pub use outcome::{Outcome, Value};
-pub use request::{RequestBuilder, RequestError, RequestView, Requests, Session};
+pub use request::{Operations, RequestBuilder, RequestError, RequestView, Requests, Session};
 pub use root::RootReference;
 pub use sink::{Full, Sink, SliceSink};
 pub use slot::{SLOT_COUNT, Slot, slot_of_key};

@@ -201,6 +201,8 @@ messages! {
         operation_count: u32,
         /// 0: `one`, 1: `quorum`, 2: `all`; for reads.
         read_level: u8,
+        /// Whether its operations happen only if the conditions of all of them hold.
+        all_or_none: bool,
     }
     /// An entry of the log: its body is requests. The checksum of the header names the entry, and
     /// the parent's, so every entry names all history before it.

@@ -90,11 +90,16 @@ opcodes! {
     Persist = 8, key: true, flags: Flags::RETURN_OLD;
     /// Empties the table.
     Flush = 9, key: false, flags: Flags::NONE;
-    /// Opens a session; the value is the client's 16-byte identifier.
+    /// Opens a session; the value is 16 bytes that the client drew at random. The only operation of
+    /// its request, whose session and number are 0.
     Register = 10, key: false, flags: Flags::NONE;
     /// Keeps what is visible at the version in the argument until the deadline: a lease in log
     /// time. A deadline of 0 gives it back.
     Hold = 11, key: false, flags: Flags::NONE;
+    /// Stands for a request of a session that the node refused before the log: it takes the
+    /// request's number and answers with the error whose number is the argument, so that the
+    /// refusal holds for every copy of that request. Only nodes make it.
+    Refuse = 12, key: false, flags: Flags::NONE;
 }
 
 /// Conditions and modes of an operation, a set of bits.

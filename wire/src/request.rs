@@ -1,6 +1,6 @@
 //! Requests: the operations that one client asked for at once, as they stand in a prepare.
 //!
-//! A request is a 24-byte header, a 24-byte session section if it belongs to a session, and its
+//! A request is a 24-byte header, a 32-byte session section if it belongs to a session, and its
 //! operations. The body of a prepare is requests one after another. All operations of a request
 //! are in one prepare, at consecutive versions, so they take effect together; with *all or none*
 //! set they do so only if the conditions of every one of them hold.
@@ -25,7 +25,7 @@ use crate::{ClientId, ClientTag, Full, OperationView, RequestNumber, Sink};
 /// Bytes of a request before its session section or operations.
 pub const REQUEST_HEADER_SIZE: usize = 24;
 /// Bytes of a request's session section.
-pub const SESSION_SIZE: usize = 24;
+pub const SESSION_SIZE: usize = 32;
 
 const FLAG_ALL_OR_NONE: u16 = 1;
 const FLAG_SESSION: u16 = 1 << 1;
@@ -58,10 +58,12 @@ pub enum RequestError {
 /// Whose request it is, when it belongs to a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Session {
-    /// The client.
+    /// The session; 0 in the request that opens one.
     pub client: ClientId,
-    /// The request's number in the session.
+    /// The request's number in the session, from 1 on; 0 in the request that opens it.
     pub number: RequestNumber,
+    /// Every request of the session up to this one has been answered: its result need not be kept.
+    pub acknowledged: RequestNumber,
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -79,6 +81,7 @@ struct Layout {
 struct SessionLayout {
     client: U128,
     number: U64,
+    acknowledged: U64,
 }
 
 const _: () = {
@@ -116,8 +119,11 @@ impl<'a, S: Sink> RequestBuilder<'a, S> {
     /// [`Full`] when not even the header fits.
     pub fn with_session(sink: &'a mut S, tag: ClientTag, session: Session) -> Result<Self, Full> {
         let mut builder = RequestBuilder::new(sink, tag)?;
-        let section =
-            SessionLayout { client: session.client.0.into(), number: session.number.0.into() };
+        let section = SessionLayout {
+            client: session.client.0.into(),
+            number: session.number.0.into(),
+            acknowledged: session.acknowledged.0.into(),
+        };
         builder.flags |= FLAG_SESSION;
         builder.sink.append(section.as_bytes())?;
         Ok(builder)
@@ -137,6 +143,16 @@ impl<'a, S: Sink> RequestBuilder<'a, S> {
         let before = self.sink.position();
         operation.encode(self.sink).inspect_err(|_| self.sink.truncate(before))?;
         self.operation_count += 1;
+        Ok(())
+    }
+
+    /// Adds operations as they are.
+    ///
+    /// # Errors
+    /// [`Full`] when they do not all fit; the request is then as before.
+    pub fn push_all(&mut self, operations: &Operations<'_>) -> Result<(), Full> {
+        self.sink.append(operations.rest)?;
+        self.operation_count += operations.clone().count() as u32;
         Ok(())
     }
 
@@ -191,15 +207,8 @@ impl<'a> RequestView<'a> {
     /// [`RequestError`] naming what is wrong with it.
     pub fn verify(bytes: &'a [u8]) -> Result<RequestView<'a>, RequestError> {
         let request = RequestView::read(bytes)?;
-        let mut rest = request.operations;
-        for index in 0..request.operation_count {
-            if rest.is_empty() {
-                return Err(RequestError::Count);
-            }
-            let (_, size) = OperationView::verify(rest).ok_or(RequestError::Operation { index })?;
-            rest = &rest[size..];
-        }
-        if rest.is_empty() { Ok(request) } else { Err(RequestError::Count) }
+        Operations::verify(request.operations, request.operation_count)?;
+        Ok(request)
     }
 
     /// Reads the request's header and bounds; its operations are not looked at.
@@ -261,8 +270,11 @@ impl<'a> RequestView<'a> {
         }
         let (layout, _) = SessionLayout::ref_from_prefix(&self.bytes[REQUEST_HEADER_SIZE..])
             .expect("the session section was in bounds when the request was read");
-        let (client, number) = (layout.client.get(), layout.number.get());
-        Some(Session { client: ClientId(client), number: RequestNumber(number) })
+        Some(Session {
+            client: ClientId(layout.client.get()),
+            number: RequestNumber(layout.number.get()),
+            acknowledged: RequestNumber(layout.acknowledged.get()),
+        })
     }
 
     /// The operations in their order.
@@ -276,6 +288,25 @@ impl<'a> RequestView<'a> {
 #[derive(Clone, Debug)]
 pub struct Operations<'a> {
     rest: &'a [u8],
+}
+
+impl<'a> Operations<'a> {
+    /// Checks that `bytes` are exactly `count` operations, each of them well-formed: the body of a
+    /// client's request.
+    ///
+    /// # Errors
+    /// [`RequestError::Operation`] or [`RequestError::Count`].
+    pub fn verify(bytes: &'a [u8], count: u32) -> Result<Operations<'a>, RequestError> {
+        let mut rest = bytes;
+        for index in 0..count {
+            if rest.is_empty() {
+                return Err(RequestError::Count);
+            }
+            let (_, size) = OperationView::verify(rest).ok_or(RequestError::Operation { index })?;
+            rest = &rest[size..];
+        }
+        if rest.is_empty() { Ok(Operations { rest: bytes }) } else { Err(RequestError::Count) }
+    }
 }
 
 impl<'a> Iterator for Operations<'a> {

@@ -78,6 +78,7 @@ fn messages_survive_a_round_trip() {
         patience: 4,
         operation_count: 5,
         read_level: 1,
+        all_or_none: true,
     });
     assert_round_trip(&PrepareOk {
         prepare: Checksum(1),
@@ -163,7 +164,7 @@ fn golden_prepare_header() {
     assert_eq!(bytes[48..52], 260u32.to_le_bytes());
     assert_eq!(bytes[52..56], [7, 0, 0, 0]);
     assert_eq!(bytes[56..60], [0, 0, 1, 0]);
-    assert_eq!(bytes[60..64], [1, 0, 4 + 1, 2][..]);
+    assert_eq!(bytes[60..64], [2, 0, 4 + 1, 2][..]);
     assert_eq!(bytes[64..68], [3, 0, 0, 0]);
     assert_eq!(bytes[68..80], [0, 0, 0x96, 0x2f, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(bytes[80..88], [9, 0, 0, 0, 0, 0, 0, 0]);
@@ -176,7 +177,7 @@ fn golden_prepare_header() {
     assert_eq!(bytes[184..188], [5, 0, 0, 0]);
     assert_eq!(bytes[188..193], [4, 0, 0, 0, 1]);
     assert_eq!(bytes[193..256], [0; 63]);
-    assert_eq!(header.checksum().to_string(), "8669cd8eb49285110f5eb0e8d9904476");
+    assert_eq!(header.checksum().to_string(), "28f1f7970e03e68ef5406358a7b0e7dd");
 }
 
 /// Changes bytes as an older or hostile sender could, with a correct checksum.
@@ -191,7 +192,7 @@ fn forged(change: impl FnOnce(&mut [u8; HEADER_SIZE])) -> Result<Header, HeaderE
 #[test]
 fn fields_without_a_meaning_are_refused_by_name() {
     assert!(forged(|_| ()).is_ok());
-    assert_eq!(forged(|b| b[60] = 2), Err(HeaderError::Protocol { actual: 2 }));
+    assert_eq!(forged(|b| b[60] = 3), Err(HeaderError::Protocol { actual: 3 }));
     assert_eq!(forged(|b| b[62] = 200), Err(HeaderError::Command { actual: 200 }));
     assert_eq!(forged(|b| b[48..52].fill(0)), Err(HeaderError::Size { actual: 0 }));
     let field = Err(HeaderError::Field { command: Command::Prepare });

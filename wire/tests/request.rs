@@ -47,7 +47,8 @@ fn golden_request() {
 
 #[test]
 fn a_session_and_all_or_none_travel_with_the_request() {
-    let session = Session { client: ClientId(5), number: RequestNumber(6) };
+    let (client, number, acknowledged) = (ClientId(5), RequestNumber(6), RequestNumber(4));
+    let session = Session { client, number, acknowledged };
     let mut bytes = Vec::new();
     let mut builder = RequestBuilder::with_session(&mut bytes, ClientTag(1), session).unwrap();
     builder.all_or_none();
@@ -58,6 +59,8 @@ fn a_session_and_all_or_none_travel_with_the_request() {
     assert_eq!((read.session(), read.is_all_or_none()), (Some(session), true));
     assert_eq!(read.tag(), ClientTag(1));
     assert_eq!(read.operations().next(), Some(put(b"k", b"v")));
+    let section = [&5u128.to_le_bytes()[..], &6u64.to_le_bytes(), &4u64.to_le_bytes()].concat();
+    assert_eq!(bytes[24..56], section);
     let plain = request(2, &[put(b"k", b"v")]);
     let plain = RequestView::verify(&plain).unwrap();
     assert_eq!((plain.session(), plain.is_all_or_none()), (None, false));
