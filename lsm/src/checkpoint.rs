@@ -250,11 +250,12 @@ impl Forest {
     }
 }
 
-/// Blocks that a checkpoint with this manifest takes at most.
-pub(crate) fn blocks_max(config: &Config, manifest_log: &ManifestLog) -> u64 {
-    let layout = layout(config, 0);
+/// Blocks that a checkpoint with this manifest, and so many bytes of the owner's, takes at most.
+pub(crate) fn blocks_max(config: &Config, manifest_log: &ManifestLog, extra_bytes: u64) -> u64 {
+    let layout = layout(config, extra_bytes as usize);
     let changes = 4 * manifest_log.blocks_needed() + 8;
-    (changes + layout.free_set_blocks() + EXTRA_BLOCKS_MAX + 1) as u64
+    let extra = EXTRA_BLOCKS_MAX + layout.extra_blocks();
+    (changes + layout.free_set_blocks() + extra + 1) as u64
 }
 
 fn layout(config: &Config, extra_len: usize) -> Layout {
@@ -266,7 +267,7 @@ fn layout(config: &Config, extra_len: usize) -> Layout {
     Layout { body, chunks_per_block: body / chunk_size, chunk_count, extra_len }
 }
 
-/// Blocks of the owner's bytes that space is kept for.
+/// Blocks of the owner's bytes that space is always kept for.
 const EXTRA_BLOCKS_MAX: usize = 4;
 
 struct ImageBuilder<'a> {

@@ -80,6 +80,9 @@ pub struct Options {
     pub unapplied_expiry_bytes_max: u64,
     /// The same for that of indexes: nothing where no request makes entries of indexes.
     pub unapplied_index_bytes_max: u64,
+    /// What the owner may give a checkpoint to keep beside the trees, beyond a few blocks that
+    /// there is always room for.
+    pub extra_bytes_max: u64,
 }
 
 impl Options {
@@ -91,6 +94,7 @@ impl Options {
             unapplied_bytes_max: memtable_bytes_max,
             unapplied_expiry_bytes_max: memtable_bytes_max,
             unapplied_index_bytes_max: 0,
+            extra_bytes_max: 0,
         }
     }
 }

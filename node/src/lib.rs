@@ -14,8 +14,10 @@
 //! | [`core`] | what a core has, and how its parts reach each other |
 //! | [`mesh`] | lanes between cores |
 //! | [`gateway`] | what connections wait for |
+//! | [`native`] | the native protocol for clients |
 //! | [`peers`] | the connections between replicas |
 //! | [`replica`] | drives the replica and the journal |
+//! | [`session`] | what makes a client's request happen once |
 //! | [`shard`] | forests, and what applies the log to them |
 //! | [`machine`] | what an operation does, pure |
 //! | [`control`], [`status`], [`metrics`] | how the node is watched |
@@ -28,10 +30,12 @@ pub mod gateway;
 pub mod machine;
 pub mod mesh;
 pub mod metrics;
+pub mod native;
 pub mod peers;
 pub mod replica;
 pub mod resp;
 pub mod server;
+pub mod session;
 pub mod shard;
 pub mod status;
 pub mod topology;

@@ -12,6 +12,7 @@
 use crate::metrics::Snapshot;
 use crate::metrics::text::Gauge;
 use crate::peers::{PeersReport, gauges as of_peers};
+use crate::session;
 use lsm::cache::CacheStats;
 use lsm::forest::Stats;
 use lsm::tree::Tree;
@@ -155,6 +156,8 @@ pub struct CoreReport {
     pub shards: Vec<ShardReport>,
     /// The replica, on the core that has it.
     pub replica: Option<ReplicaReport>,
+    /// The sessions of clients, on that core.
+    pub sessions: Option<session::Report>,
     /// The connections to other replicas, on that core, if it listens for them.
     pub peers: Option<PeersReport>,
     /// Tasks that held the core longer than the stall threshold.
@@ -313,6 +316,7 @@ pub fn gauges(phase: Phase, reports: &[CoreReport]) -> Vec<Gauge> {
             |c| [c.row_misses, c.page_misses, c.index_misses],
         ),
     ];
+    gauges.extend(reports.iter().find_map(|r| r.sessions).into_iter().flat_map(of_sessions));
     gauges.extend(of_compaction(reports));
     gauges.extend(reports.iter().find_map(|r| r.peers.as_ref()).into_iter().flat_map(of_peers));
     gauges.extend([
@@ -326,6 +330,22 @@ pub fn gauges(phase: Phase, reports: &[CoreReport]) -> Vec<Gauge> {
     ]);
     gauges
 }
+
+fn of_sessions(report: session::Report) -> impl Iterator<Item = Gauge> {
+    SESSIONS.iter().map(move |&(name, help, value)| {
+        let values = vec![(String::new(), value(&report))];
+        Gauge { name, help, values }
+    })
+}
+
+type OfSessions = (&'static str, &'static str, fn(&session::Report) -> u64);
+
+/// What is shown of sessions: name, help, value.
+const SESSIONS: &[OfSessions] = &[
+    ("sessions_open", "Sessions of clients that are open.", |s| s.sessions),
+    ("sessions_results_bytes", "What the results that sessions keep are charged.", |s| s.charged),
+    ("sessions_evicted_total", "Sessions that made room for newer ones.", |s| s.evicted),
+];
 
 /// What the shards' compaction has done and owes.
 fn of_compaction(reports: &[CoreReport]) -> impl Iterator<Item = Gauge> {
@@ -472,6 +492,7 @@ mod tests {
                 checkpoint: 4,
                 log_time_ns: 7,
             }),
+            sessions: Some(session::Report { sessions: 3, ..session::Report::default() }),
             peers: Some(PeersReport::default()),
             stalls: 0,
         }

@@ -133,7 +133,7 @@ impl Forest {
 
     /// What is free, and what of it cannot wait.
     fn free_and_must(&self, host_full: bool) -> (u64, u64) {
-        let must = must(&self.config, self.unapplied(host_full), &self.manifest_log);
+        let must = must(&self.config, self.unapplied(host_full), &self.manifest_log, &self.options);
         let free = self.grid.space().free();
         match host_full {
             true => (free.min(self.grid.free_in_file()), must),
@@ -156,7 +156,7 @@ impl Forest {
     /// be used.
     #[must_use]
     pub fn space_empty(config: &Config, options: Options) -> Space {
-        let must = must(config, unapplied_max(&options), &ManifestLog::new(config));
+        let must = must(config, unapplied_max(&options), &ManifestLog::new(config), &options);
         let mutable = plan::flush_blocks_max(config, config.memtable_bytes);
         // The header block is none of them.
         space(config, config.grid_blocks_max - 1, must, mutable, MERGING_ALWAYS)
@@ -258,9 +258,14 @@ fn unapplied_max(options: &Options) -> [u64; Tree::ALL.len()] {
 }
 
 /// What cannot wait and is not in a memtable yet.
-fn must(config: &Config, unapplied: [u64; Tree::ALL.len()], manifest_log: &ManifestLog) -> u64 {
+fn must(
+    config: &Config,
+    unapplied: [u64; Tree::ALL.len()],
+    manifest_log: &ManifestLog,
+    options: &Options,
+) -> u64 {
     let flushes: u64 = unapplied.iter().map(|&bytes| plan::flush_blocks_max(config, bytes)).sum();
-    flushes + checkpoint::blocks_max(config, manifest_log)
+    flushes + checkpoint::blocks_max(config, manifest_log, options.extra_bytes_max)
 }
 
 fn space(config: &Config, free: u64, must: u64, mutable: u64, trees: u64) -> Space {

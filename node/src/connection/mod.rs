@@ -20,8 +20,9 @@
 //! connections cost a few kilobytes each, whatever they did before.
 
 mod input;
-mod output;
-mod turn;
+pub(crate) mod listen;
+pub(crate) mod output;
+pub(crate) mod turn;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -100,9 +101,15 @@ async fn serve(core: Rc<Core>, stream: Stream, local: SocketAddr) {
     core.metrics.add(Counter::ConnectionsOpen, 1);
     let run = core.runs.open();
     let turn = turn::Turn::new(core.clone(), run, client);
-    let ended = output::converse(&core, &stream, turn).await;
+    let listening = listen::Listening::new(core.clone(), turn);
+    let ended = output::converse(&core, &stream, listening, Vec::new()).await;
     core.runs.close(run);
     core.metrics.subtract(Counter::ConnectionsOpen, 1);
+    count_end(&core, ended);
+}
+
+/// Counts how a conversation ended.
+pub(crate) fn count_end(core: &Core, ended: output::Ended) {
     match ended {
         output::Ended::Stalled => core.metrics.count(Counter::ConnectionsStalled),
         output::Ended::Invalid => core.metrics.count(Counter::ConnectionsInvalid),

@@ -19,13 +19,13 @@ use std::task::Poll;
 
 use ioring::{RecvBuffer, Stream, timeout};
 
-use super::turn::{Turn, Verdict};
+use super::listen::{Consume, Listening, Verdict};
 use crate::core::Core;
 use crate::metrics::Counter;
 
 /// Why a conversation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(crate) enum Ended {
     /// One side closed it, or the network did.
     Closed,
     /// The client did not take its replies.
@@ -40,9 +40,13 @@ enum Event {
     Received(io::Result<RecvBuffer>),
 }
 
-/// Talks until the end.
-pub(super) async fn converse(core: &Core, stream: &Stream, mut turn: Turn) -> Ended {
-    let mut filling = Vec::new();
+/// Talks until the end, beginning with what is in `filling`.
+pub(crate) async fn converse<C: Consume>(
+    core: &Core,
+    stream: &Stream,
+    mut turn: Listening<C>,
+    mut filling: Vec<u8>,
+) -> Ended {
     loop {
         if turn.is_paused() && filling.len() < core.connection_limits.unsent_max {
             match turn.resume(&mut filling).await {
@@ -70,12 +74,12 @@ pub(super) async fn converse(core: &Core, stream: &Stream, mut turn: Turn) -> En
 }
 
 /// Sends `sending` and takes turns meanwhile.
-async fn send_and_listen(
+async fn send_and_listen<C: Consume>(
     core: &Core,
     stream: &Stream,
     sending: Vec<u8>,
     filling: &mut Vec<u8>,
-    turn: &mut Turn,
+    turn: &mut Listening<C>,
 ) -> Result<Verdict, Ended> {
     let limits = core.connection_limits;
     let mut verdict = Verdict::Continue;

@@ -18,10 +18,9 @@
 //! into the vector that is sent, and a batch of sixteen SETs sixteen encodings into one run that
 //! the open prepare takes with one copy. Desks are lent by the core: nothing is allocated.
 
-use std::io;
 use std::rc::Rc;
 
-use super::input::Input;
+use super::listen::{Consume, Consumed, Verdict};
 use crate::core::Core;
 use crate::core::clients::{Client, Place};
 use crate::core::desk::{Desk, Due, Mode};
@@ -31,18 +30,6 @@ use crate::metrics::{Counter, Stage};
 use crate::resp::plan::{self, Form, Host, Plan, Work};
 use crate::resp::{Arguments, Parser, Progress, Read, Session, reply};
 use crate::status::Phase;
-use ioring::RecvBuffer;
-
-/// How a connection goes on after a turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// With the next turn.
-    Continue,
-    /// Not at all: the client or a command ended it.
-    Close,
-    /// Not at all: what was received is no request.
-    Invalid,
-}
 
 /// What to do next for a command, beyond what could be done at once.
 enum Next<'a> {
@@ -53,81 +40,33 @@ enum Next<'a> {
     Close,
 }
 
-/// The state of a connection between its turns.
+/// What a connection of the Redis protocol does with what it has received.
 pub(super) struct Turn {
     core: Rc<Core>,
     run: RunId,
     client: Place,
     parser: Parser,
-    input: Input,
-    /// What has arrived is not used up: its replies so far have to be sent first.
-    paused: bool,
 }
 
 impl Turn {
     pub(super) fn new(core: Rc<Core>, run: RunId, client: Place) -> Turn {
         let parser = Parser::new(core.request_limits);
-        Turn { core, run, client, parser, input: Input::default(), paused: false }
+        Turn { core, run, client, parser }
     }
+}
 
-    /// Takes a turn on what was received; replies go behind what `out` has.
-    pub(super) async fn receive(
-        &mut self,
-        received: io::Result<RecvBuffer>,
-        out: &mut Vec<u8>,
-    ) -> Verdict {
-        let Ok(received) = received else { return Verdict::Close };
-        if received.is_empty() {
-            return Verdict::Close;
-        }
-        let core = self.core.clone();
-        core.metrics.add(Counter::BytesReceived, received.len() as u64);
-        if out.capacity() == 0 {
-            *out = core.vectors.take();
-        }
-        if self.input.is_empty() {
-            let (consumed, wanted, verdict) = self.consume(&received, out).await;
-            self.input.keep(&received[consumed..], wanted, &core.vectors);
-            return verdict;
-        }
-        let Some(joined) = self.input.join(&received) else { return Verdict::Continue };
-        drop(received);
-        let (consumed, wanted, verdict) = self.consume(&joined, out).await;
-        self.input.put_back(joined, consumed, wanted, &core.vectors);
-        verdict
-    }
-
-    /// Whether there is input whose turn has not come because its replies would be too many.
-    pub(super) fn is_paused(&self) -> bool {
-        self.paused
-    }
-
-    /// Goes on with the input that a pause has left.
-    pub(super) async fn resume(&mut self, out: &mut Vec<u8>) -> Verdict {
-        assert!(self.paused, "only what was paused is resumed");
-        let core = self.core.clone();
-        if out.capacity() == 0 {
-            *out = core.vectors.take();
-        }
-        let kept = self.input.take();
-        let (consumed, wanted, verdict) = self.consume(&kept, out).await;
-        self.input.put_back(kept, consumed, wanted, &core.vectors);
-        verdict
-    }
-
-    /// Executes the requests in `bytes`: how many bytes they took, how many have to be there before
-    /// the next can be understood, and how the connection goes on.
-    async fn consume(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> (usize, usize, Verdict) {
+impl Consume for Turn {
+    async fn consume(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Consumed {
         let core = self.core.clone();
         let mut desk = core.desks.take();
         let mut host = core.host();
         self.client.active.set(core.turn_at.get());
         let (mut at, mut wanted, mut verdict) = (0, 0, Verdict::Continue);
         let replies_max = core.connection_limits.unsent_max;
-        self.paused = false;
+        let mut paused = false;
         while verdict == Verdict::Continue {
             if out.len() >= replies_max {
-                self.paused = true;
+                paused = true;
                 break;
             }
             let arguments = match self.parser.parse(&bytes[at..]) {
@@ -161,7 +100,7 @@ impl Turn {
             verdict = Verdict::Close;
         }
         core.desks.give_back(desk);
-        (at, wanted, verdict)
+        Consumed { used: at, wanted, verdict, paused }
     }
 }
 
@@ -321,11 +260,11 @@ async fn follow(
 }
 
 /// The connection cannot be told what happened, so it is closed.
-struct CannotSay;
+pub(crate) struct CannotSay;
 
 /// Hands the run on the desk over, waits for it and renders what was noted. Writes that were
 /// encoded and not noted stay on the desk: they are the next run's first.
-async fn flush(
+pub(crate) async fn flush(
     core: &Core,
     run: RunId,
     desk: &mut Desk,
@@ -346,11 +285,12 @@ async fn flush(
         Stage::Read
     };
     core.runs.wait(run).await;
+    let voice = core.voice();
     let said = core.runs.outcomes(run, |outcomes| {
         let results = |due: &Due| {
             (due.first..due.first + due.count).map(|index| outcomes.outcome(index as usize))
         };
-        desk.render(results, out)
+        desk.render(results, &voice, out)
     });
     core.runs.end(run);
     desk.end_run();

@@ -48,7 +48,17 @@ pub struct Client {
 pub struct Place {
     client: Rc<Client>,
     list: Rc<List>,
-    open: OpenCount,
+    _seat: Seat,
+}
+
+/// One of the connections that the node may have open, given up when dropped.
+#[derive(Debug)]
+pub struct Seat(OpenCount);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 type List = RefCell<Vec<Rc<Client>>>;
@@ -74,15 +84,22 @@ impl Clients {
     /// Gives a connection its place, unless the node is full.
     #[must_use]
     pub fn admit(&self, peer: SocketAddr, local: SocketAddr, now: Instant) -> Option<Place> {
-        let admitted = |open: u32| (open < self.max).then_some(open + 1);
-        let count = &self.open.0;
-        count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, admitted).ok()?;
+        let seat = self.take_seat()?;
         let id = self.next.replace(self.next.get() + self.step);
         let session = RefCell::new(Session::new(id));
         let active = Cell::new(now);
         let client = Rc::new(Client { id, peer, local, accepted: now, active, session });
         self.list.borrow_mut().push(client.clone());
-        Some(Place { client, list: self.list.clone(), open: self.open.clone() })
+        Some(Place { client, list: self.list.clone(), _seat: seat })
+    }
+
+    /// A place for a connection that is not listed, unless the node is full.
+    #[must_use]
+    pub fn take_seat(&self) -> Option<Seat> {
+        let admitted = |open: u32| (open < self.max).then_some(open + 1);
+        let count = &self.open.0;
+        count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, admitted).ok()?;
+        Some(Seat(self.open.clone()))
     }
 
     /// A number and a line for each client.
@@ -137,7 +154,6 @@ impl std::ops::Deref for Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.list.borrow_mut().retain(|client| !Rc::ptr_eq(client, &self.client));
-        self.open.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use wire::{ErrorCode, Outcome, Requests, Slot, Value, slot_of_key};
 
+use crate::native::answer::{Answer, Voice};
 use crate::resp::plan::Form;
 use crate::resp::{Arguments, Combine, KeyRead, Shape, Unknown, read, reply};
 
@@ -39,6 +40,14 @@ pub enum Asked {
     Exists,
 }
 
+impl Asked {
+    /// Whether an error is answered by its code alone.
+    #[must_use]
+    pub fn is_coded(self) -> bool {
+        matches!(self, Asked::Exists | Asked::Render(KeyRead::Outcome, _))
+    }
+}
+
 /// A look-up of a run of reads.
 #[derive(Debug, Clone)]
 pub struct Lookup {
@@ -65,6 +74,8 @@ enum Made {
     Counted(Form),
     /// It is ready: so many bytes of the desk's replies.
     Ready(usize),
+    /// A message of the native protocol: the answer at this place among the desk's.
+    Answer(u32),
 }
 
 /// A reply that is due when the run is complete.
@@ -89,6 +100,7 @@ pub struct Desk {
     due: Vec<Due>,
     replies: Vec<u8>,
     replies_noted: usize,
+    answers: Vec<Answer>,
 }
 
 impl Default for Desk {
@@ -103,6 +115,7 @@ impl Default for Desk {
             due: Vec::new(),
             replies: Vec::new(),
             replies_noted: 0,
+            answers: Vec::new(),
         }
     }
 }
@@ -139,6 +152,11 @@ impl Desk {
     #[must_use]
     pub fn writes(&self) -> &[u8] {
         &self.writes
+    }
+
+    /// Where the next request is encoded.
+    pub fn writes_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.writes
     }
 
     /// The look-ups of the run, in order of their outcomes.
@@ -193,6 +211,33 @@ impl Desk {
         self.add_due(count, Made::Shaped(shape, form));
     }
 
+    /// Notes the request of a session that was encoded last: it has one outcome, its answer.
+    pub fn note_request(&mut self, answer: Answer) {
+        assert!(self.mode != Mode::Reads, "a write behind reads that wait");
+        self.mode = Mode::Writes;
+        self.add_answer(1, answer);
+    }
+
+    /// Notes a request's reads of keys.
+    pub fn note_lookups<'k>(&mut self, keys: impl Iterator<Item = &'k [u8]>, answer: Answer) {
+        let before = self.lookups.len();
+        for key in keys {
+            self.add_lookup(Asked::Render(KeyRead::Outcome, Form::default()), key, true);
+        }
+        let count = self.lookups.len() - before;
+        if let [.., only] = self.lookups.as_mut_slice()
+            && count == 1
+        {
+            only.together = false;
+        }
+        self.add_answer(count as u32, answer);
+    }
+
+    fn add_answer(&mut self, count: u32, answer: Answer) {
+        self.answers.push(answer);
+        self.add_due(count, Made::Answer(self.answers.len() as u32 - 1));
+    }
+
     /// Takes an encoded request back.
     pub fn truncate_writes(&mut self, written: usize) {
         self.writes.truncate(written);
@@ -237,6 +282,7 @@ impl Desk {
     pub fn render<'o, R>(
         &self,
         results: impl Fn(&Due) -> R,
+        voice: &Voice,
         out: &mut Vec<u8>,
     ) -> Result<(), Unknown>
     where
@@ -249,6 +295,9 @@ impl Desk {
                     let (these, rest) = ready.split_at(bytes);
                     out.extend_from_slice(these);
                     ready = rest;
+                }
+                Made::Answer(answer) => {
+                    self.answers[answer as usize].append(results(due), voice, out);
                 }
                 Made::Shaped(shape, form) => shape.append(results(due), form, out)?,
                 Made::Rendered(form) => append_rendered(results(due), form, out)?,
@@ -284,6 +333,7 @@ impl Desk {
         self.due.clear();
         self.replies.clear();
         self.replies_noted = 0;
+        self.answers.clear();
     }
 
     /// Forgets everything, keeps the memory.

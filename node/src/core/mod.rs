@@ -39,6 +39,7 @@ use crate::gateway::runs::{Runs, Tag};
 use crate::mesh::batch::{Answer, Ballot, Query};
 use crate::mesh::{Mesh, Report, Summary};
 use crate::metrics::{Counter, Metrics, Snapshot, Stage};
+use crate::native::{self, answer::Voice};
 use crate::peers::Peers;
 use crate::replica::{Log, ReplicaCore, pulse};
 use crate::resp::plan::Form;
@@ -109,6 +110,8 @@ pub struct Core {
     pub turn_at: Cell<Instant>,
     /// The longest value.
     pub value_max: usize,
+    /// Requests outstanding in one session.
+    pub window: u64,
     /// When the node started.
     pub started: Instant,
 }
@@ -148,6 +151,17 @@ impl Core {
         Host { now: clock.now(), wall_clock_ns: moment.wall_ns, value_max: self.value_max }
     }
 
+    /// What messages of the native protocol say of this node and of what it has applied.
+    #[must_use]
+    pub fn voice(&self) -> Voice {
+        Voice {
+            draft: native::draft(self),
+            op: self.applier.applied(),
+            timestamp: self.applier.log_time(),
+            window: self.window,
+        }
+    }
+
     /// Log time now, by the moment of the turn under way: see [`Core::host`].
     #[must_use]
     pub fn now(&self) -> Timestamp {
@@ -176,7 +190,7 @@ impl Core {
         let replica = self.replica();
         for request in Requests::of_body(writes) {
             if self.is_damaged() && !damage::is_readable(self, &request).await {
-                crate::replica::refuse(self, &request, ErrorCode::CorruptBlock);
+                replica.refuse(self, &request, ErrorCode::CorruptBlock).await;
                 continue;
             }
             replica.submit(self, &request).await;
@@ -320,6 +334,9 @@ impl Core {
                 Some(log) => log.dispatch.report(self, group, memtable_bytes),
                 None => self.mesh.report(Report::Group(group, memtable_bytes)),
             }
+        }
+        if let Some(log) = &self.log {
+            log.go_on(self);
         }
     }
 
@@ -499,6 +516,7 @@ impl Core {
             metrics: self.metrics.snapshot(),
             shards,
             replica: self.replica.get().map(ReplicaCore::report),
+            sessions: self.log.as_ref().map(|log| log.sessions.report()),
             peers: self.peers.get().map(|peers| peers.report()),
             stalls: ioring::stats().stalls,
         }
@@ -509,6 +527,13 @@ impl Deliver for Core {
     #[inline]
     fn deliver(&self, tag: ClientTag, index: u32, outcome: &Outcome<'_>) {
         self.finish(Tag::unpack(tag), index, outcome);
+    }
+
+    fn deliver_to_session(&self, op: Op, first: u32, index: u32, outcome: &Outcome<'_>) {
+        match &self.log {
+            Some(log) => log.sessions.take(self, op, first, index, outcome),
+            None => self.mesh.session_outcome(op, first, index, outcome),
+        }
     }
 
     fn vote(&self, to: CoreIndex, ballot: Ballot) {

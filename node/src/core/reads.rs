@@ -483,7 +483,7 @@ impl Reads {
                     let Asked::Render(_, form) = asked else {
                         return Err(Unanswered::Failed(ErrorCode::CorruptBlock));
                     };
-                    if as_of.is_some() {
+                    if as_of.is_some() || asked.is_coded() {
                         return Err(Unanswered::Failed(ErrorCode::CorruptBlock));
                     }
                     // A reply of its own can say more than a code.

@@ -38,7 +38,7 @@ pub fn evaluate<'a>(
             Opcode::Expire => expire(operation, current, context, budget),
             Opcode::Persist => persist(operation, current, budget),
             Opcode::Flush => Ok((Effect::Flush, Value::Ok)),
-            Opcode::Register | Opcode::Hold => Err(ErrorCode::Unsupported),
+            Opcode::Register | Opcode::Hold | Opcode::Refuse => Err(ErrorCode::Unsupported),
         },
     };
     match done.and_then(|done| pay_for_old_value(operation, done, budget)) {

@@ -86,7 +86,8 @@ pub fn needs(operation: &OperationView<'_>) -> Needs {
         Opcode::Put if has(Flags::IF_NONE) || has(Flags::IF_SOME) || has(Flags::KEEP_DEADLINE) => {
             Needs::Metadata
         }
-        Opcode::Put | Opcode::Flush | Opcode::Register | Opcode::Hold => Needs::Nothing,
+        Opcode::Put | Opcode::Flush => Needs::Nothing,
+        Opcode::Register | Opcode::Hold | Opcode::Refuse => Needs::Nothing,
         Opcode::Delete | Opcode::Expire | Opcode::Persist => Needs::Metadata,
         Opcode::Increment | Opcode::IncrementFloat | Opcode::Append | Opcode::SetRange => {
             Needs::Value

@@ -50,6 +50,7 @@ mod receive;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use ioring::sync::{Event, oneshot};
 use ioring::{Accepted, Inbox, Outbox, lane};
@@ -101,8 +102,11 @@ pub enum Commit {
 /// What a core tells the replica's.
 #[derive(Debug)]
 pub enum Report {
-    /// Its shards are open.
-    Opened,
+    /// Its shards are open; with the sessions, if one of them keeps them.
+    Opened(Vec<u8>),
+    /// The outcome of an operation of a session's request: the prepare, the request's first
+    /// operation in it, the operation in the request, and where in the batch the outcome lies.
+    Outcome(Op, u32, u32, Range<usize>),
     /// A group's end, and its fullest memtable.
     Group(u64, u64),
     /// The root that a shard's checkpoint came to.
@@ -476,6 +480,15 @@ impl Mesh {
         self.reports().put(|batch| match (batch.items.last_mut(), report) {
             (Some(Report::Summary(last)), Report::Summary(newer)) => *last = newer,
             (_, report) => batch.items.push(report),
+        });
+    }
+
+    /// Sends the outcome of an operation of a session's request.
+    pub fn session_outcome(&self, op: Op, first: u32, index: u32, outcome: &Outcome<'_>) {
+        self.reports().put(|batch| {
+            let start = batch.bytes.len();
+            outcome.encode(&mut batch.bytes).expect("vectors grow");
+            batch.items.push(Report::Outcome(op, first, index, start..batch.bytes.len()));
         });
     }
 

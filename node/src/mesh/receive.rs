@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use ioring::{Inbox, Queue, spawn};
-use wire::Requests;
+use wire::{Outcome, Requests};
 
 use super::batch::{Answer, Ask, Batch, Query, Reply};
 use super::post::Incoming;
@@ -122,8 +122,13 @@ async fn take_commits(core: &Core, inbox: Inbox<Commit>) {
 fn take_reports(core: &Core, from: CoreIndex, batch: &mut Batch<Report>) {
     let mesh = &core.mesh;
     let Role::First { seen, .. } = &mesh.role else { return };
-    for report in batch.items.drain(..) {
+    let Batch { items, bytes } = batch;
+    for report in items.drain(..) {
         match report {
+            Report::Outcome(op, first, index, place) => {
+                let (outcome, _) = Outcome::decode(&bytes[place]).expect("it was encoded so");
+                core.log().sessions.take(core, op, first, index, &outcome);
+            }
             Report::Group(group, bytes) => core.log().dispatch.report(core, group, bytes),
             Report::Root(op, shard, root) => core.on_root(op, shard, root),
             Report::Summary(summary) => {
@@ -131,10 +136,16 @@ fn take_reports(core: &Core, from: CoreIndex, batch: &mut Batch<Report>) {
                 core.judge_space();
                 core.on_applied_elsewhere();
             }
-            Report::Opened => mesh.opened.set(mesh.opened.get() + 1),
+            Report::Opened(sessions) => {
+                if !sessions.is_empty() {
+                    core.log().sessions_at_open.replace(sessions);
+                }
+                mesh.opened.set(mesh.opened.get() + 1);
+            }
             Report::Quiet => mesh.quiet.set(mesh.quiet.get() + 1),
         }
     }
+    core.log().go_on(core);
     mesh.progressed.notify();
 }
 

@@ -88,6 +88,12 @@ counters! {
     Pulses Counter "pulses_total" "Prepares without requests, proposed for due work.";
     PreparesPrefetched Counter "prepares_prefetched_total"
         "Prepares whose application waited for look-ups in the grid.";
+    SessionsOpened Counter "sessions_opened_total" "Sessions opened.";
+    SessionRequests Counter "session_requests_total" "Requests of sessions executed.";
+    SessionDuplicates Counter "session_duplicates_total"
+        "Requests of sessions that came again and were answered without being executed.";
+    SessionRefusals Counter "session_refusals_total"
+        "Requests of sessions refused at their place in the log: overloaded, or session_evicted.";
     Checkpoints Counter "checkpoints_total" "Checkpoints made durable.";
     ScrubBlocks Counter "scrub_blocks_total" "Blocks that scrubs have read.";
     ScrubFaults Counter "scrub_faults_total" "Corrupt blocks that scrubs have found, each once.";

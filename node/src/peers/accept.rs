@@ -2,8 +2,8 @@
 //!
 //! 1. A stranger has a moment to send a `Hello`, and there is room for so many strangers: more are
 //!    closed at once. Until then it costs its task and the buffer of a header.
-//! 2. Its greeting is judged. Who does not fit is told why, and closed; a client is told that it is
-//!    not served.
+//! 2. Its greeting is judged. Who does not fit is told why, and closed. A client is handed to
+//!    whoever serves clients ([`Peers::serve_clients`]), or told that nobody does.
 //! 3. A peer takes its place. If its number has a connection of that class already the newer one
 //!    wins: nearly always the peer has lost the older one and this node has not noticed. That is
 //!    told `wrong_replica`, which a process that still lives at its other end logs; so two nodes
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use ioring::sync::Event;
 use ioring::{Either, Listener, Queue, Side, Stream, select, spawn, timeout};
-use wire::message::Pong;
+use wire::message::{Hello, Pong};
 use wire::{Command, ErrorCode, Header, ReplicaId};
 
 use super::assemble::{Assembler, Body, Expected};
@@ -27,6 +27,7 @@ use super::class::Class;
 use super::fault::{Ended, Refusal};
 use super::reader::{Reader, count};
 use super::{GREETING_LIMIT, Peers, SILENCE_MAX};
+use crate::native::Newcomer;
 
 /// Connections that have not greeted yet.
 const STRANGERS_MAX: usize = 64;
@@ -52,9 +53,14 @@ pub(super) async fn accept(peers: Rc<Peers>, listener: Listener) {
         let (peers, strangers) = (peers.clone(), strangers.clone());
         let serve = async move {
             match greet(&peers, &stream).await {
-                Ok((reader, from, class)) => {
+                Ok(Greeted::Peer(reader, from, class)) => {
                     strangers.set(strangers.get() - 1);
-                    serve(&peers, stream, reader, from, class).await;
+                    serve(&peers, stream, *reader, from, class).await;
+                }
+                Ok(Greeted::Client(header, early)) => {
+                    strangers.set(strangers.get() - 1);
+                    let clients = peers.clients.get().expect("clients are greeted if served");
+                    clients(Newcomer { stream, early, header: *header });
                 }
                 Err(ended) => {
                     turn_stranger_away(&peers, &stream, &ended).await;
@@ -66,8 +72,15 @@ pub(super) async fn accept(peers: Rc<Peers>, listener: Listener) {
     }
 }
 
+/// Who is there.
+enum Greeted {
+    Peer(Box<Reader>, ReplicaId, Class),
+    /// A client: its greeting, and what arrived behind it.
+    Client(Box<Header>, Vec<u8>),
+}
+
 /// Hears who is there.
-async fn greet(peers: &Peers, stream: &Stream) -> Result<(Reader, ReplicaId, Class), Ended> {
+async fn greet(peers: &Peers, stream: &Stream) -> Result<Greeted, Ended> {
     stream.set_silence_max(SILENCE_MAX)?;
     let mut reader = Reader::new(stream.clone(), Assembler::new(Expected::Greeting));
     let header = reader.next_within(GREETING_LIMIT, "greeting", &peers.pool).await;
@@ -75,6 +88,9 @@ async fn greet(peers: &Peers, stream: &Stream) -> Result<(Reader, ReplicaId, Cla
         Ended::Fault(fault) => Refusal::NoHello(fault).into(),
         ended => ended,
     })?;
+    if peers.clients.get().is_some() && is_client(&header) {
+        return Ok(Greeted::Client(Box::new(header), reader.into_rest()));
+    }
     let Body::Bytes(body) = reader.assembler.take_body(&header) else {
         unreachable!("greetings have small bodies");
     };
@@ -89,7 +105,11 @@ async fn greet(peers: &Peers, stream: &Stream) -> Result<(Reader, ReplicaId, Cla
     });
     let answer = stream.send(member.hello(greeting.class).bytes().to_vec());
     timeout(GREETING_LIMIT, answer).await.map_err(|_| Ended::Late("greeting"))?.0?;
-    Ok((reader, greeting.replica, greeting.class))
+    Ok(Greeted::Peer(Box::new(reader), greeting.replica, greeting.class))
+}
+
+fn is_client(header: &Header) -> bool {
+    header.tail::<Hello>().is_some_and(|hello| hello.client)
 }
 
 /// Tells a stranger why not.

@@ -57,7 +57,7 @@ mod reader;
 mod report;
 mod resolve;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -67,6 +67,7 @@ use ioring::{BufferPool, Frozen, Instant, Listener, Queue, spawn};
 use vsr::journal::frame_size;
 use wire::{Command, ErrorCode, Header, Incarnation, ReplicaId};
 
+use crate::native::Newcomer;
 use fault::Ended;
 use greeting::Known;
 use link::Pair;
@@ -125,6 +126,7 @@ pub struct Peers {
     known: Known,
     strangers: RefCell<VecDeque<(IpAddr, ErrorCode, Instant)>>,
     strangers_refused: Cell<u64>,
+    clients: OnceCell<Box<dyn Fn(Newcomer)>>,
 }
 
 impl Peers {
@@ -156,6 +158,7 @@ impl Peers {
             deliver,
             strangers: RefCell::default(),
             strangers_refused: Cell::default(),
+            clients: OnceCell::new(),
         });
         spawn(Queue::Replication, "accept peers", accept::accept(peers.clone(), listener)).detach();
         for to in peers.others() {
@@ -164,6 +167,15 @@ impl Peers {
             }
         }
         peers
+    }
+
+    /// Hands connections of clients to `serve` from now on.
+    ///
+    /// # Panics
+    /// If somebody serves them already.
+    pub fn serve_clients(&self, serve: impl Fn(Newcomer) + 'static) {
+        let set = self.clients.set(Box::new(serve));
+        assert!(set.is_ok(), "clients are served by one");
     }
 
     /// The other members.

@@ -80,6 +80,12 @@ impl Reader {
         }
     }
 
+    /// What has arrived behind the last message. What it has taken of the next one is none of it:
+    /// so this is for a connection whose first message was its greeting.
+    pub(super) fn into_rest(self) -> Vec<u8> {
+        self.arrived.map_or_else(Vec::new, |arrived| arrived[self.taken..].to_vec())
+    }
+
     /// As [`Reader::next`], no longer than `limit`.
     pub(super) async fn next_within(
         &mut self,

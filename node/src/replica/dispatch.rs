@@ -5,7 +5,9 @@
 //!
 //! 1. a committed prepare is weighed ([`super::weight`]) and stands in line;
 //! 2. the front of the line goes to the applier as soon as the schedule is ready for it: an op that
-//!    closes a group waits for the report of the group before;
+//!    closes a group waits for the report of the group before, and the first of a bar for the
+//!    results of the sessions' requests before it; what of it is executed the sessions decide
+//!    ([`crate::session`]);
 //! 3. reports move the line on: a group is reported when every core has reported it, with the
 //!    fullest memtable of all.
 //!
@@ -26,6 +28,7 @@ use wire::{Header, Op};
 use super::in_flight::{Added, InFlight};
 use super::weight::Scale;
 use crate::core::Core;
+use crate::session::Sessions;
 use crate::shard::apply::Committed;
 use crate::shard::open::bar_limits;
 
@@ -127,14 +130,22 @@ impl Dispatch {
         if self.pumping.replace(true) {
             return;
         }
-        while let Some((waiting, step)) = self.next() {
-            core.commit(Committed::new(&waiting.header, &waiting.frame, step, waiting.live));
+        while let Some((waiting, step)) = self.next(&core.log().sessions) {
+            core.commit(decide(core, &waiting, step));
         }
         self.pumping.set(false);
     }
 
-    fn next(&self) -> Option<(Waiting, Step)> {
+    /// Dispatches what waited for results of sessions.
+    pub fn go_on(&self, core: &Core) {
+        self.pump(core);
+    }
+
+    fn next(&self, sessions: &Sessions) -> Option<(Waiting, Step)> {
         let line = &mut *self.line.borrow_mut();
+        if !sessions.is_ready() {
+            return None;
+        }
         let schedule = &mut *self.schedule.borrow_mut();
         if !schedule.ready(&line.front()?.weight) {
             return None;
@@ -168,4 +179,17 @@ impl Dispatch {
     pub fn is_behind(&self) -> bool {
         !self.line.borrow().is_empty()
     }
+}
+
+/// What of a prepare is executed, now that it is next.
+fn decide(core: &Core, waiting: &Waiting, step: Step) -> Committed {
+    let sessions = &core.log().sessions;
+    let mut committed = Committed::new(&waiting.header, &waiting.frame, step, waiting.live);
+    let prepare = waiting.header.tail::<Prepare>().expect("only prepares are committed");
+    committed.skipped = sessions.decide(core, &prepare, &committed.body, waiting.live);
+    if let Some(end) = step.bar_end {
+        committed.sessions = end.checkpoint.map(|op| sessions.of_bar(Op(op)));
+        sessions.end_bar(waiting.op);
+    }
+    committed
 }

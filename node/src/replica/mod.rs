@@ -34,10 +34,11 @@ use ioring::sync::{self, Event};
 use ioring::{Frozen, Instant, Queue, spawn};
 use vsr::replica::{Append, Refused, Replica};
 use wire::operation::Opcode;
-use wire::{CheckpointId, ErrorCode, Op, Outcome, RequestView, Timestamp};
+use wire::{CheckpointId, ErrorCode, Op, Outcome, RequestView, SliceSink, Timestamp};
 
 use crate::core::{Admission, Core, moment};
 use crate::metrics::{Counter, Stage};
+use crate::session::{REFUSE_SIZE, Sessions, encode_refuse};
 use crate::shard::apply::Deliver;
 use crate::status::ReplicaReport;
 
@@ -50,6 +51,19 @@ pub struct Log {
     pub dispatch: Dispatch,
     /// What makes the log before them unnecessary.
     pub checkpoints: Checkpoints,
+    /// What of them is executed, and what it came to.
+    pub sessions: Sessions,
+    /// The sessions of the last checkpoint, as the core that has them said, until they are taken.
+    pub sessions_at_open: RefCell<Vec<u8>>,
+}
+
+impl Log {
+    /// Dispatches what waited for results of sessions, if these have come.
+    pub fn go_on(&self, core: &Core) {
+        if self.sessions.take_settled() {
+            self.dispatch.go_on(core);
+        }
+    }
 }
 
 /// The replica and what surrounds it on its core.
@@ -92,15 +106,38 @@ impl ReplicaCore {
     /// Takes a request for the log; waits while there is no room. Its outcomes go where its tag
     /// says, also when it is refused.
     pub async fn submit(&self, core: &Core, request: &RequestView<'_>) {
+        if let Err(code) = self.try_submit(core, request).await {
+            self.refuse(core, request, code).await;
+        }
+    }
+
+    /// Refuses a request before the log. One of a session that can be told for good is refused
+    /// within it, by a request in its place: see [`crate::session`].
+    pub async fn refuse(&self, core: &Core, request: &RequestView<'_>, code: ErrorCode) {
+        let numbered = request.session().filter(|session| session.number.0 > 0);
+        let Some(session) = numbered.filter(|_| !code.is_transient() || code == ErrorCode::NoSpace)
+        else {
+            return refuse(core, request, code);
+        };
+        let mut bytes = [0; REFUSE_SIZE];
+        let mut sink = SliceSink::new(&mut bytes);
+        encode_refuse(&mut sink, request.tag(), session, code).expect("it has room");
+        let in_place = RequestView::verify(&bytes).expect("it was encoded so");
+        if let Err(code) = self.try_submit(core, &in_place).await {
+            refuse(core, request, code);
+        }
+    }
+
+    async fn try_submit(&self, core: &Core, request: &RequestView<'_>) -> Result<(), ErrorCode> {
         let in_flight = &core.log().dispatch.in_flight;
         loop {
             let admission = core.space.get();
             if admission != Admission::All && !admits(admission, request) {
                 if admission == Admission::Stuck {
-                    return refuse(core, request, ErrorCode::CorruptBlock);
+                    return Err(ErrorCode::CorruptBlock);
                 }
                 core.metrics.count(Counter::RefusedNoSpace);
-                return refuse(core, request, ErrorCode::NoSpace);
+                return Err(ErrorCode::NoSpace);
             }
             let op = self.replica.borrow().op();
             let Some(added) = in_flight.weigh(request, op) else {
@@ -118,14 +155,15 @@ impl ReplicaCore {
                 Refused::Full(_) => {
                     self.wait_for_room(core).await;
                 }
-                Refused::NotServing => return refuse(core, request, ErrorCode::NotReady),
-                Refused::TooLarge { .. } => return refuse(core, request, ErrorCode::TooLarge),
+                Refused::NotServing => return Err(ErrorCode::NotReady),
+                Refused::TooLarge { .. } => return Err(ErrorCode::TooLarge),
             }
         }
         if self.opened.get().is_none() {
             self.opened.set(Some(ioring::now()));
             self.work.notify();
         }
+        Ok(())
     }
 
     async fn wait_for_room(&self, core: &Core) {
@@ -241,15 +279,18 @@ impl ReplicaCore {
 /// space back.
 fn admits(admission: Admission, request: &RequestView<'_>) -> bool {
     request.operations().all(|operation| match operation.opcode {
-        Opcode::Flush => true,
+        Opcode::Flush | Opcode::Register | Opcode::Refuse => true,
         Opcode::Delete => admission == Admission::Deletes,
         _ => false,
     })
 }
 
 /// Answers every operation of a request that will not be done, those that concern all shards in
-/// every core's stead.
-pub(crate) fn refuse(core: &Core, request: &RequestView<'_>, code: ErrorCode) {
+/// every core's stead. One of a session has one answer.
+fn refuse(core: &Core, request: &RequestView<'_>, code: ErrorCode) {
+    if request.session().is_some() {
+        return core.deliver(request.tag(), 0, &Outcome::failed(code));
+    }
     for (index, operation) in (0..).zip(request.operations()) {
         let parts = if operation.opcode.has_key() { 1 } else { core.topology.shard_cores() };
         for _ in 0..parts {

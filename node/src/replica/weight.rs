@@ -102,7 +102,7 @@ impl Scale {
             Opcode::Append | Opcode::SetRange | Opcode::Expire | Opcode::Persist => self.value_max,
             Opcode::IncrementFloat => float::TEXT_MAX as u64,
             Opcode::Put | Opcode::Delete | Opcode::Increment => 0,
-            Opcode::Flush | Opcode::Register | Opcode::Hold => 0,
+            Opcode::Flush | Opcode::Register | Opcode::Hold | Opcode::Refuse => 0,
         }
     }
 

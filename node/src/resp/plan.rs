@@ -47,7 +47,7 @@ pub struct Host {
 }
 
 /// How a reply is to look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Form {
     /// The protocol version.
     pub protocol: Protocol,

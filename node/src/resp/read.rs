@@ -13,7 +13,7 @@
 //! want no value ([`KeyRead::needs_value`]) are answered from an entry's metadata, so that asking
 //! for the type or time to live of a large value reads none of it.
 
-use wire::Timestamp;
+use wire::{Outcome, Timestamp, Version};
 
 use crate::machine::Entry;
 
@@ -85,13 +85,15 @@ pub enum KeyRead {
     },
     /// The name of the value's type.
     Type,
+    /// The value and its version, as the native protocol has them.
+    Outcome,
 }
 
 impl KeyRead {
     /// Whether the entry has to come with its value.
     #[must_use]
     pub fn needs_value(self) -> bool {
-        matches!(self, KeyRead::Value | KeyRead::Range { .. })
+        matches!(self, KeyRead::Value | KeyRead::Range { .. } | KeyRead::Outcome)
     }
 
     /// Appends the reply.
@@ -100,8 +102,16 @@ impl KeyRead {
         if form.muted {
             return;
         }
-        let encoder = &mut Encoder::new(out, form.protocol);
         let entry = entry.filter(|entry| entry.lives_at(now));
+        if self == KeyRead::Outcome {
+            let outcome = match &entry {
+                Some(entry) => Outcome::done(wire::Value::Bytes(entry.value), entry.version),
+                None => Outcome::done(wire::Value::Nil, Version(0)),
+            };
+            outcome.encode(out).expect("vectors grow");
+            return;
+        }
+        let encoder = &mut Encoder::new(out, form.protocol);
         match (self, entry) {
             (KeyRead::Value, Some(entry)) => encoder.bulk(entry.value),
             (KeyRead::Value, None) => encoder.null(),
@@ -115,6 +125,7 @@ impl KeyRead {
             (KeyRead::TimeToLive { absolute, milliseconds }, entry) => {
                 encoder.integer(time_to_live(entry, now, absolute, milliseconds));
             }
+            (KeyRead::Outcome, _) => unreachable!("it has its own form"),
             (KeyRead::Type, entry) => encoder.simple(entry.map_or("none", |_| "string")),
         }
     }

@@ -48,10 +48,16 @@ pub enum Error {
     Bars(#[from] lsm::bar::LimitsError),
 }
 
-/// Makes memtables, and what one prepare may cause beyond its requests, smaller where the grid is
-/// small: flushes, merges and checkpoints then need less of it, and data gets most of it.
+/// Makes memtables, what one prepare may cause beyond its requests, and what sessions keep smaller
+/// where the grid is small: flushes, merges and checkpoints then need less of it, and data gets
+/// most of it.
 #[must_use]
 pub fn fit(mut configuration: Configuration) -> Configuration {
+    let one = u64::from(configuration.session_results_size_max);
+    let blocks = 64 * u64::from(configuration.block_size);
+    let sessions = (configuration.grid_size_max / 64).clamp(one.max(1 << 20), blocks.max(1 << 20));
+    configuration.sessions_results_size_max =
+        configuration.sessions_results_size_max.min(sessions).min(blocks);
     while configuration.memtable_size > MEMTABLE_MIN && !fits(&configuration) {
         configuration.memtable_size /= 2;
         let effects = (configuration.effects_size_max / 2).max(configuration.prepare_size_max);

@@ -255,8 +255,9 @@ async fn serve_first(
     let opening = |core| directory.opening(core, cores, &options.config, resp);
     ends.open(opening);
     let opening = opening(ends.core());
-    let shards = opening.shards(options).await?;
+    let (shards, sessions) = opening.shards(options).await?;
     let (log, unplayed) = directory.log(cores);
+    log.sessions_at_open.replace(sessions);
     let core = opening.core(&shared, shards, Some(log), ends);
     let set = shared.identity.set(core.identity.clone());
     set.expect("a node learns once who it is");
@@ -290,10 +291,10 @@ async fn serve_other(
     questions: Inbox<Question>,
 ) -> Result<(), StartError> {
     let Some(opening) = ends.opening().await else { return Err(StartError::CoreEnded) };
-    let shards = opening.shards(&shared.options).await?;
+    let (shards, sessions) = opening.shards(&shared.options).await?;
     let core = opening.core(&shared, shards, None, ends);
     let _stop = answer(&core, questions);
-    core.mesh.report(Report::Opened);
+    core.mesh.report(Report::Opened(sessions));
     core.mesh.wait_stop().await;
     settle(&core).await;
     core.mesh.report(Report::Quiet);

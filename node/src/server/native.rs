@@ -1,9 +1,8 @@
-//! The listener of the native protocol: where the cluster's other replicas connect, and where
-//! clients of that protocol will.
+//! The listener of the native protocol: where the cluster's other replicas connect, and clients of
+//! that protocol.
 //!
-//! What comes there says in its greeting what it is ([`crate::peers`]). A node listens there if it
-//! is told to (`--listen`); a cluster of one needs it for nothing yet, and refuses by name whoever
-//! connects.
+//! What comes there says in its greeting what it is ([`crate::peers`], [`crate::native`]). A node
+//! listens there if it is told to (`--listen`); a cluster of one refuses replicas by name.
 //!
 //! What the settings say of the cluster is compared with what the directory says before anything is
 //! served: a list of another cluster, or this replica in another's place of the list, would
@@ -20,6 +19,7 @@ use super::StartError;
 use crate::config::Config;
 use crate::config::peers::is_own;
 use crate::core::Core;
+use crate::native;
 use crate::peers::{self, Body, Deliver, Member, Peers};
 
 /// Why the settings do not fit the directory.
@@ -91,7 +91,7 @@ impl Deliver for Alone {
 }
 
 /// Serves the listener of a cluster of one.
-pub(super) fn serve(core: &Core, state: &State, listener: Listener) {
+pub(super) fn serve(core: &Rc<Core>, state: &State, listener: Listener) {
     let configuration = &state.configuration;
     let member = Member {
         cluster: state.identity.cluster,
@@ -110,6 +110,8 @@ pub(super) fn serve(core: &Core, state: &State, listener: Listener) {
     // Nobody ever gets as far as to send a prepare.
     let pool = BufferPool::new("received prepares", frame_size(prepare_size_max), 1);
     let peers = Peers::start(config, pool, listener, Rc::new(Alone));
+    let of_core = core.clone();
+    peers.serve_clients(move |newcomer| native::adopt(&of_core, newcomer));
     assert!(core.peers.set(peers).is_ok(), "a node listens once");
 }
 

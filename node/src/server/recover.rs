@@ -43,6 +43,7 @@ use crate::replica::checkpoint::Checkpoints;
 use crate::replica::dispatch::Dispatch;
 use crate::replica::{Log, ReplicaCore, pulse};
 use crate::resp::cursor::{Capacity, CursorTable};
+use crate::session::{self, Sessions, StoredError, Table};
 use crate::shard::apply::{self, Applier};
 use crate::shard::keeper::Keeper;
 use crate::shard::scrubber::Scrubbers;
@@ -62,6 +63,9 @@ pub enum RecoverError {
     /// A shard's storage cannot be opened.
     #[error(transparent)]
     Shard(#[from] shard::open::OpenError),
+    /// What the checkpoint keeps of sessions makes no sense.
+    #[error("the checkpoint's sessions: {0}")]
+    Sessions(#[from] StoredError),
     /// A frame went bad between recovery and replay.
     #[error("the journal cannot be replayed: {0}")]
     Read(#[from] ReadError),
@@ -159,22 +163,29 @@ impl Opened {
         let log = Log {
             dispatch: Dispatch::new(&state.configuration, head.op, cores),
             checkpoints: Checkpoints::new(directory, journal),
+            sessions: Sessions::new(Table::new(session::Limits::new(&state.configuration))),
+            sessions_at_open: RefCell::default(),
         };
         (log, Unplayed { recovered })
     }
 }
 
 impl Opening {
-    /// Opens the core's shards.
-    pub(super) async fn shards(&self, options: &Options) -> Result<Vec<Shard>, RecoverError> {
+    /// Opens the core's shards; with the sessions, if one of them keeps them.
+    pub(super) async fn shards(
+        &self,
+        options: &Options,
+    ) -> Result<(Vec<Shard>, Vec<u8>), RecoverError> {
         let state = &self.state;
         let cache_bytes = options.config.cache_bytes / u64::from(state.configuration.shard_count);
-        let mut shards = Vec::new();
+        let (mut shards, mut sessions) = (Vec::new(), Vec::new());
         for (id, path) in &self.grids {
             let opened = shard::open::open(path, state, *id, cache_bytes, options.direct).await?;
-            shards.push(opened);
+            let (shard, kept) = opened;
+            shards.push(shard);
+            sessions.extend(kept);
         }
-        Ok(shards)
+        Ok((shards, sessions))
     }
 
     /// A core with these shards. The replica's has the log as well.
@@ -238,6 +249,7 @@ impl Opening {
             clock: Cell::new(LogClock::new(applied_time, moment())),
             turn_at: Cell::new(ioring::now()),
             value_max: configuration.value_size_max as usize,
+            window: u64::from(configuration.session_window),
             started: ioring::now(),
         });
         core.start_mesh(inboxes);
@@ -256,6 +268,7 @@ impl Unplayed {
         let head = checkpoint_head(&core.log().checkpoints.directory().superblock.state());
         let mut log = RecoveredLog::at_checkpoint(head);
         Checkpoints::start(core);
+        core.log().sessions.restore(&core.log().sessions_at_open.take())?;
         let journal = core.log().checkpoints.journal().expect("the node has not stopped");
         let mut frames = journal.replay(head.op.next(), self.recovered.head)?;
         while let Some(frame) = frames.next().await? {

@@ -60,6 +60,7 @@ use super::{LATEST, Looked, Shards};
 use crate::machine::{self, Budget, Context, Entry, Needs, Scratch, Verdict, Vote};
 use crate::mesh::ReadIndex;
 use crate::mesh::batch::{Ballot, CoreSet};
+use crate::session::{Encoded, Skipped};
 use crate::topology::CoreIndex;
 
 /// Look-ups that a prepare asks for at once. What is missing beyond that it asks for when it gets
@@ -83,6 +84,10 @@ pub struct Committed {
     pub pulse: bool,
     /// Whether somebody may be waiting for outcomes. Not so in a replay.
     pub live: bool,
+    /// Requests of sessions that are not to be executed: see [`crate::session`].
+    pub skipped: Skipped,
+    /// The sessions as of the end of the bar before, if a checkpoint of that is due now.
+    pub sessions: Option<Encoded>,
 }
 
 impl Committed {
@@ -101,7 +106,16 @@ impl Committed {
             step,
             pulse: prepare.purpose == Purpose::Pulse,
             live,
+            skipped: None,
+            sessions: None,
         }
+    }
+
+    /// Whether the request that begins with this operation is not to be executed.
+    #[inline]
+    fn skips(&self, operation: u32) -> bool {
+        let skipped = self.skipped.as_ref();
+        skipped.is_some_and(|skipped| skipped.binary_search(&operation).is_ok())
     }
 
     /// The newest version that is readable once this is applied.
@@ -115,6 +129,10 @@ impl Committed {
 pub trait Deliver {
     /// Delivers the outcome of the operation at `index` of the request with this tag.
     fn deliver(&self, tag: ClientTag, index: u32, outcome: &Outcome<'_>);
+
+    /// Delivers the same of a request that belongs to a session: the one of this op whose first
+    /// operation is `first` of the prepare. In a replay too: what sessions keep is made again.
+    fn deliver_to_session(&self, op: Op, first: u32, index: u32, outcome: &Outcome<'_>);
 
     /// Lets another core know what this core's part of an all-or-none request comes to.
     fn vote(&self, to: CoreIndex, ballot: Ballot);
@@ -394,7 +412,8 @@ impl Applier {
                 Err(Stop::Ballots) => return Progress::Voting,
             }
             let pulse = committed.pulse.then_some(committed.timestamp);
-            let rest = Rest { op: committed.op, step: committed.step, pulse };
+            let Committed { op, step, sessions, .. } = committed;
+            let rest = Rest { op, step, pulse, sessions };
             match keeper::settle(&mut state.shards, rest) {
                 Ok(report) => self.end_op(state, report),
                 Err(rest) => {
@@ -477,9 +496,7 @@ impl Missing {
 
 /// The prepare that is being applied, and how far it is.
 struct Cursor<'a> {
-    op: Op,
-    timestamp: Timestamp,
-    live: bool,
+    committed: &'a Committed,
     /// Index of the operation in the prepare.
     operation: u32,
     requests: Requests<'a>,
@@ -496,9 +513,7 @@ impl State {
         self.front.begin(self.shards.len(), self.effects_max);
         let begins = self.front.done == 0;
         let mut cursor = Cursor {
-            op: committed.op,
-            timestamp: committed.timestamp,
-            live: committed.live,
+            committed,
             operation: 0,
             requests: Requests::of_body(&committed.body),
             ahead: begins.then(|| Ahead::new(Requests::of_body(&committed.body))),
@@ -519,12 +534,27 @@ impl State {
             cursor.operation += request.operation_count();
             return Ok(());
         }
+        let first = cursor.operation;
+        if cursor.committed.skips(first) {
+            cursor.operation += request.operation_count();
+            self.front.done(cursor.operation - 1);
+            return Ok(());
+        }
         let verdict = match self.front.verdict {
             Some(verdict) => verdict,
             None if request.is_all_or_none() => self.verdict(request, cursor, deliver)?,
             None => Verdict::Own,
         };
         self.front.verdict = Some(verdict);
+        let Committed { op, timestamp, live, .. } = *cursor.committed;
+        let in_session = request.session().is_some();
+        let outcome_of = |index: usize, outcome: &Outcome<'_>| {
+            if in_session {
+                deliver.deliver_to_session(op, first, index as u32, outcome);
+            } else if live {
+                deliver.deliver(request.tag(), index as u32, outcome);
+            }
+        };
         for (index, operation) in request.operations().enumerate() {
             let number = cursor.operation;
             cursor.operation += 1;
@@ -535,25 +565,14 @@ impl State {
                 ahead.step(&self.shards, &mut self.key);
             }
             if operation.opcode.has_key() {
-                let version = cursor.timestamp.version(number);
-                let context = Context {
-                    timestamp: cursor.timestamp,
-                    version,
-                    value_max: self.value_max,
-                    verdict,
-                };
-                let outcome = |outcome: &Outcome<'_>| {
-                    if cursor.live {
-                        deliver.deliver(request.tag(), index as u32, outcome);
-                    }
-                };
+                let version = timestamp.version(number);
+                let value_max = self.value_max;
+                let context = Context { timestamp, version, value_max, verdict };
+                let outcome = |outcome: &Outcome<'_>| outcome_of(index, outcome);
                 self.apply_operation(&operation, number, &context, outcome)?;
             } else {
-                self.apply_to_table(&operation, cursor.timestamp.version(number));
-                if cursor.live {
-                    let outcome = Outcome::done(wire::Value::Ok, Version(0));
-                    deliver.deliver(request.tag(), index as u32, &outcome);
-                }
+                self.apply_to_table(&operation, timestamp.version(number));
+                outcome_of(index, &Outcome::done(wire::Value::Ok, Version(0)));
             }
             self.front.done(number);
         }
@@ -653,8 +672,9 @@ impl State {
             self.count(&ballot);
             self.front.voted = true;
         }
-        let of_request =
-            |tally: &Tally| (tally.all.op, tally.all.request) == (cursor.op, cursor.operation);
+        let of_request = |tally: &Tally| {
+            (tally.all.op, tally.all.request) == (cursor.committed.op, cursor.operation)
+        };
         let place = self.tallies.iter().position(of_request).expect("this core has voted");
         if self.tallies[place].count < voters.len() {
             return Err(Stop::Ballots);
@@ -679,7 +699,7 @@ impl State {
     /// The votes of this core's operations of an all-or-none request, counted.
     fn vote(&mut self, request: &RequestView<'_>, cursor: &Cursor<'_>) -> Result<Ballot, Missing> {
         let mut ballot = Ballot {
-            op: cursor.op,
+            op: cursor.committed.op,
             request: cursor.operation,
             verdict: Verdict::Holds,
             decided_by: u32::MAX,
@@ -695,8 +715,8 @@ impl State {
             };
             let current = kept.map(|kept| kept.entry(&self.value));
             let context = Context {
-                timestamp: cursor.timestamp,
-                version: cursor.timestamp.version(number),
+                timestamp: cursor.committed.timestamp,
+                version: cursor.committed.timestamp.version(number),
                 value_max: self.value_max,
                 verdict: Verdict::Own,
             };

@@ -36,8 +36,9 @@ use lsm::forest::BarError;
 use lsm::lookup::{LookupError, Want};
 use wire::{Checksum, Op, RootReference, Timestamp};
 
-use super::{LATEST, Looked, Shard, Shards};
+use super::{LATEST, Looked, SESSIONS_SHARD, Shard, Shards};
 use crate::core::Core;
+use crate::session::Encoded;
 
 /// Deadlines that a pulse turns into deletes, on each shard. A function of nothing: fixed.
 pub const DUE_PER_PULSE: usize = 512;
@@ -46,7 +47,7 @@ pub const DUE_PER_PULSE: usize = 512;
 const FAULT_PAUSE: Duration = Duration::from_secs(60);
 
 /// What is left to do for an op after its operations are applied.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Rest {
     /// The op.
     pub op: Op,
@@ -54,6 +55,8 @@ pub struct Rest {
     pub step: Step,
     /// Log time, if it is a pulse.
     pub pulse: Option<Timestamp>,
+    /// The sessions that a checkpoint taken now is to keep.
+    pub sessions: Option<Encoded>,
 }
 
 /// The keeper of one core.
@@ -147,14 +150,14 @@ async fn finish(core: &Core, rest: Rest) {
     ioring::join_all(paced).await;
     let report = rest.step.group_end.map(|group| (group, applier.with_shards(fullest)));
     if let Some(end) = rest.step.bar_end {
-        end_bar(core, &end).await;
+        end_bar(core, &end, rest.sessions.as_deref()).await;
     }
     applier.finished(report);
     core.advance();
 }
 
 /// Ends the bar on every shard of this core.
-async fn end_bar(core: &Core, end: &BarEnd) {
+async fn end_bar(core: &Core, end: &BarEnd, sessions: Option<&[u8]>) {
     let done: Vec<_> = core
         .applier
         .with_shards(|shards| shards.iter().map(|shard| shard.forest.bar_done()).collect());
@@ -167,7 +170,8 @@ async fn end_bar(core: &Core, end: &BarEnd) {
         ioring::yield_now().await;
         let (shard, ended) = core.applier.with_shards_mut(|shards| {
             let shard = shards.at_mut(index);
-            (shard.id(), shard.end_bar(end))
+            let sessions = sessions.filter(|_| shard.id() == SESSIONS_SHARD).unwrap_or_default();
+            (shard.id(), shard.end_bar(end, sessions))
         });
         let Some(checkpoint) = ended.unwrap_or_else(|error| give_up(&error)) else { continue };
         let op = Op(checkpoint.op());

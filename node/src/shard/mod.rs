@@ -33,6 +33,9 @@ use crate::topology::{CoreIndex, Topology};
 /// The kind of record that strings are, in encoded keys.
 pub const KIND_STRING: u8 = 1;
 
+/// The shard whose checkpoints keep the node's sessions.
+pub const SESSIONS_SHARD: ShardId = ShardId(0);
+
 /// The newest version there is: what a read of one key asks for.
 pub const LATEST: Version = Version(u64::MAX);
 
@@ -133,9 +136,12 @@ impl Shard {
     }
 
     /// Ends the bar; what a checkpoint keeps beside the trees is as of the end of the bar before,
-    /// like the trees.
-    fn end_bar(&mut self, end: &BarEnd) -> Result<Option<Checkpoint>, BarError> {
-        let extra = extra::encode(&self.generations_bar, &self.forest.condemned());
+    /// like the trees; so are `sessions`, the node's, of which one shard keeps them for all.
+    fn end_bar(&mut self, end: &BarEnd, sessions: &[u8]) -> Result<Option<Checkpoint>, BarError> {
+        let extra = match end.checkpoint {
+            Some(_) => extra::encode(&self.generations_bar, &self.forest.condemned(), sessions),
+            None => Vec::new(),
+        };
         let checkpoint = self.forest.bar_end(end, &extra)?;
         self.generations_bar.clone_from(&self.generations);
         Ok(checkpoint)

@@ -17,9 +17,10 @@ use vsr::superblock::State;
 use wire::{RootReference, ShardId};
 
 use super::Shard;
-use super::extra::{self, ExtraError};
+use super::extra::{self, Extra, ExtraError};
 use crate::replica::in_flight::Bound;
 use crate::replica::weight::Scale;
+use crate::session;
 
 /// Why a shard's storage cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -92,15 +93,18 @@ pub fn bar_limits(configuration: &Configuration) -> bar::Limits {
     limits
 }
 
-/// What the forest must know beside its settings.
+/// What the forest must know beside its settings. Every shard keeps room for the sessions, though
+/// one has them: shards are of one size.
 #[must_use]
 pub fn options(configuration: &Configuration) -> Options {
     let (bound, pulse) = (Bound::new(configuration), Scale::new(configuration).pulse());
+    let sessions = session::size_max(&session::Limits::new(configuration));
     Options {
         memtable_bytes_max: bar_limits(configuration).memtable_bytes_max,
         unapplied_bytes_max: bound.objects + pulse,
         unapplied_expiry_bytes_max: bound.expiry + pulse,
         unapplied_index_bytes_max: 0,
+        extra_bytes_max: sessions,
     }
 }
 
@@ -122,7 +126,7 @@ pub async fn format(path: &Path, state: &State, shard: ShardId, direct: Direct) 
     made.map_err(io::Error::other)
 }
 
-/// Opens a shard as of the last checkpoint.
+/// Opens a shard as of the last checkpoint; with the sessions, if it keeps them.
 ///
 /// # Errors
 /// [`OpenError`] naming file and cause.
@@ -132,14 +136,14 @@ pub async fn open(
     shard: ShardId,
     cache_bytes: u64,
     direct: Direct,
-) -> Result<Shard, OpenError> {
+) -> Result<(Shard, Vec<u8>), OpenError> {
     let config = config(&state.configuration, cache_bytes);
     let grid = Grid::open(path, owner(state, shard), &config, direct).await?;
     let root = state.checkpoint.shards.get(usize::from(shard.0)).and_then(root);
     let options = options(&state.configuration);
     let opened = Forest::open(grid, root.as_ref(), options).await;
     let (mut forest, extra) = opened.map_err(|source| OpenError::Checkpoint { shard, source })?;
-    let (generations, condemned) =
+    let Extra { generations, condemned, sessions } =
         extra::decode(&extra).map_err(|source| OpenError::Extra { shard, source })?;
     if let Some((size, needed)) = forest.cut() {
         tracing::error!(
@@ -155,7 +159,7 @@ pub async fn open(
         let taken = forest.condemn(offset);
         assert!(taken.is_ok(), "a checkpoint keeps no more places than there may be");
     }
-    Ok(Shard::new(shard, forest, generations))
+    Ok((Shard::new(shard, forest, generations), sessions))
 }
 
 /// A root as the storage engine takes it; none before the first checkpoint.

@@ -22,10 +22,11 @@ fn generations_survive_a_checkpoint() {
     generations.raise(TableId(0), Version(6));
     generations.raise(TableId(9), Version(7));
     assert_eq!((generations.get(TableId(0)), generations.get(TableId(9))), (2, 1));
-    let bytes = extra::encode(&generations, &[]);
+    let bytes = extra::encode(&generations, &[], &[]);
     let expected = [[0_u32, 2, 6, 0], [9, 1, 7, 0]].map(|words| words.map(u32::to_le_bytes));
     assert_eq!(bytes, expected.as_flattened().as_flattened());
-    assert_eq!(extra::decode(&bytes).unwrap(), (generations, vec![]));
+    let extra = extra::Extra { generations, ..extra::Extra::default() };
+    assert_eq!(extra::decode(&bytes).unwrap(), extra);
 }
 
 /// One op per bar, each of them a hundred keys; the op at `FLUSH` empties the table first.
@@ -52,7 +53,7 @@ fn write(shard: &mut Shard, op: u64) {
 async fn end_bar(shard: &mut Shard, end: BarEnd) -> Option<Checkpoint> {
     shard.forest.beat(Progress::WHOLE);
     shard.forest.bar_done().await;
-    shard.end_bar(&end).unwrap()
+    shard.end_bar(&end, &[]).unwrap()
 }
 
 /// The grid after all bars, with or without a restart from the checkpoint.
@@ -65,7 +66,7 @@ fn grid_after(restart: bool) -> Vec<u8> {
         let mut state = State::formatted(identity, Configuration::test_min());
         let (path, id, direct) = (Path::new(GRID), ShardId(0), Direct::Preferred);
         open::format(path, &state, id, direct).await.unwrap();
-        let mut shard = open::open(path, &state, id, 1 << 20, direct).await.unwrap();
+        let (mut shard, _) = open::open(path, &state, id, 1 << 20, direct).await.unwrap();
         let mut op = 0;
         let mut restarted = !restart;
         while op < BARS {
@@ -85,7 +86,7 @@ fn grid_after(restart: bool) -> Vec<u8> {
             if !std::mem::replace(&mut restarted, true) {
                 // The jobs of the bar that began are given up with the process.
                 drop(shard);
-                shard = open::open(path, &state, id, 1 << 20, direct).await.unwrap();
+                (shard, _) = open::open(path, &state, id, 1 << 20, direct).await.unwrap();
                 op -= 1;
             }
         }

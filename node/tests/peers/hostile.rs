@@ -117,7 +117,7 @@ async fn strangers(to: SocketAddr, replica: &Replica) {
         (
             "newer protocols only",
             hello(us, 1, |hello| {
-                (hello.protocol_min, hello.protocol_max) = (2, 3);
+                (hello.protocol_min, hello.protocol_max) = (PROTOCOL + 1, PROTOCOL + 2);
             })
             .bytes()
             .to_vec(),

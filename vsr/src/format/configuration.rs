@@ -20,6 +20,8 @@ use crate::superblock::{SHARDS_MAX, VIEW_HEADERS_MAX};
 pub const WORDS: usize = 64;
 /// Bytes of the record.
 pub const RECORD_SIZE: usize = WORDS * 8;
+/// Bytes of results that a session must be able to keep: those of the largest, and its charge.
+const SESSION_RESULTS_MIN: u32 = 8 << 10;
 /// Levels that have a compression entry.
 pub const LEVELS_MAX: usize = 8;
 
@@ -184,8 +186,8 @@ impl Configuration {
             effects_size_max: 16 << 10,
             sessions_max: 4,
             session_window: 4,
-            session_results_size_max: 1024,
-            sessions_results_size_max: 4096,
+            session_results_size_max: 8 << 10,
+            sessions_results_size_max: 16 << 10,
             ..Configuration::default()
         }
     }
@@ -299,7 +301,28 @@ impl Configuration {
         let codecs = self.compression.iter().all(|&codec| codec <= 2);
         check("compression", codecs, "each byte must be 0, 1 or 2".into())?;
         check("group_ops_max", self.group_ops_max > 0, "must be at least 1".into())?;
-        check("group_bytes_divisor", self.group_bytes_divisor > 0, "must be at least 1".into())
+        check("group_bytes_divisor", self.group_bytes_divisor > 0, "must be at least 1".into())?;
+        self.validate_sessions(&check)
+    }
+
+    fn validate_sessions(
+        &self,
+        check: &impl Fn(&'static str, bool, String) -> Result<(), ConfigurationError>,
+    ) -> Result<(), ConfigurationError> {
+        // A checkpoint's root refers to all blocks of the session table.
+        let sessions = (1..=(self.block_size / 4)).contains(&self.sessions_max);
+        check("sessions_max", sessions, "must be 1 to a quarter of the bytes of a block".into())?;
+        let window = (1..=1 << 16).contains(&self.session_window);
+        check("session_window", window, "must be 1 to 65536".into())?;
+        let one = self.session_results_size_max >= SESSION_RESULTS_MIN;
+        let text =
+            format!("must be at least {SESSION_RESULTS_MIN}: the largest result that is kept");
+        check("session_results_size_max", one, text)?;
+        let most = 64 * u64::from(self.block_size);
+        let all = (u64::from(self.session_results_size_max)..=most)
+            .contains(&self.sessions_results_size_max);
+        let text = format!("must hold one session's, and be at most {most}: 64 blocks");
+        check("sessions_results_size_max", all, text)
     }
 
     fn validate_journal(
@@ -379,6 +402,10 @@ mod tests {
         assert_eq!(bad(|c| c.journal_segment_count = 4), "journal_segment_count");
         assert_eq!(bad(|c| c.block_size = 100_000), "block_size");
         assert_eq!(bad(|c| c.page_size = 128 << 10), "page_size");
+        assert_eq!(bad(|c| c.sessions_max = 0), "sessions_max");
+        assert_eq!(bad(|c| c.session_window = 0), "session_window");
+        assert_eq!(bad(|c| c.session_results_size_max = 4096), "session_results_size_max");
+        assert_eq!(bad(|c| c.sessions_results_size_max = 1 << 30), "sessions_results_size_max");
         assert_eq!(bad(|c| c.levels = 9), "levels");
         assert_eq!(bad(|c| c.growth_factor = 1), "growth_factor");
         assert_eq!(bad(|c| c.compression = [3; LEVELS_MAX]), "compression");
