@@ -52,7 +52,8 @@ impl Replica {
             self.link_down(lowest);
         }
         self.appends.clear();
-        let closed = self.log.range(committed.op.next(), head);
+        // Also what is committed and was damaged here: it is given out once it is journaled again.
+        let closed = self.log.range(self.given.next(), head);
         let closed = closed.filter(|(_, entry)| matches!(entry.bytes, Bytes::Closed(_)));
         self.appends.extend(closed.map(|(op, _)| op));
         self.advance_commit();

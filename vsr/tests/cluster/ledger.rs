@@ -7,8 +7,9 @@
 //!   in the log once at most. As the history never changes, it is there for ever. One that it says
 //!   was dropped without an op never gets into the log.
 //! * Time: timestamps strictly increase, versions included.
-//! * Promises: what a member says of a view is covered by its superblock when it says so, and once
-//!   it has left a view it acknowledges nothing of it any more, in any life.
+//! * Promises: what a member acknowledges is on its disk (`world`); what it says of a view is
+//!   covered by its superblock when it says so, and once it has left a view it acknowledges nothing
+//!   of it any more, in any life.
 //! * Reads: an index covers everything that was acknowledged before it was asked for.
 
 use std::collections::{HashMap, HashSet};

@@ -10,6 +10,7 @@ use vsr::replica::{
     Body, Config, Dropped, MEMBERS_MAX, Moment, PrepareRead, Quorums, Replica, Report, Send,
     Status, ViewRecord,
 };
+use wire::message::PrepareOk;
 use wire::{
     CheckpointId, Checksum, ClientTag, Command, Header, Op, Opcode, OperationView, ReplicaId,
     RequestBuilder, Requests, TableId,
@@ -26,8 +27,20 @@ const WALL_NS: u64 = 1 << 50;
 
 /// What will happen, and in which life of its member.
 enum Event {
-    Deliver { from: ReplicaId, header: Box<Header>, body: Vec<u8> },
-    Written { op: Op, frame: Frozen },
+    Deliver {
+        from: ReplicaId,
+        header: Box<Header>,
+        body: Vec<u8>,
+    },
+    /// The journal has given a prepare its place.
+    Placed {
+        op: Op,
+        frame: Frozen,
+    },
+    Written {
+        op: Op,
+        frame: Frozen,
+    },
     Super(Super),
     Read(PrepareRead),
 }
@@ -300,6 +313,7 @@ impl World {
             Event::Deliver { from, header, body } => {
                 replica.on_message(from, &header, &body, moment);
             }
+            Event::Placed { op, frame } => self.write(node, op, frame),
             Event::Written { op, frame } => {
                 let place = this.writing.iter().position(|(_, other)| other[..] == frame[..]);
                 this.writing.swap_remove(place.expect("it was being written"));
@@ -348,10 +362,12 @@ impl World {
         while let Some(append) = self.replica(node).next_append() {
             let op = Summary::of(&append.header).op;
             let frame = append.buffer.freeze();
-            self.nodes[node].writing.push((op, frame.clone()));
-            self.replica(node).on_frame(&frame);
-            let delay = self.disk_delay(node);
-            self.schedule(node, delay, Event::Written { op, frame });
+            if self.script.is_none() && self.random.chance(4) {
+                let delay = self.random.below(2 * MS);
+                self.schedule(node, delay, Event::Placed { op, frame });
+            } else {
+                self.write(node, op, frame);
+            }
         }
         while let Some(read) = self.replica(node).next_read() {
             let delay = self.disk_delay(node);
@@ -369,6 +385,14 @@ impl World {
         while let Some(send) = self.replica(node).next_send() {
             self.transmit(node, &send);
         }
+    }
+
+    /// Begins to write a frame.
+    fn write(&mut self, node: usize, op: Op, frame: Frozen) {
+        self.nodes[node].writing.push((op, frame.clone()));
+        self.replica(node).on_frame(&frame);
+        let delay = self.disk_delay(node);
+        self.schedule(node, delay, Event::Written { op, frame });
     }
 
     fn give_out(&mut self, node: usize) {
@@ -433,7 +457,11 @@ impl World {
         if self.sabotage == Sabotage::Lies {
             self.lie(from, target, &header, &body);
         } else {
-            self.ledger.hear(from, &header, &self.nodes[from].disk.record);
+            let disk = &self.nodes[from].disk;
+            self.ledger.hear(from, &header, &disk.record);
+            if let Some(PrepareOk { op, prepare, .. }) = header.tail() {
+                assert!(disk.had(op, prepare), "member {from} acknowledges op {op} too early");
+            }
         }
         let happens = |random: &mut Random, of_thousand: u64| random.below(1000) < of_thousand;
         let lost = happens(&mut self.random, self.weather.lost);
@@ -644,16 +672,19 @@ impl World {
         }
     }
 
-    /// Whether all members that are up follow one primary and have given out the whole history.
+    /// Whether all members that are up are in one view, follow its primary, and have given out the
+    /// whole history.
     pub(crate) fn is_converged(&self) -> bool {
         let head = self.ledger.head();
-        self.primary().is_some()
-            && self.nodes.iter().filter_map(|node| Some((node, node.replica.as_ref()?))).all(
-                |(node, replica)| {
-                    let report = replica.report();
-                    report.status == Status::Normal && node.given == head && report.op == head
-                },
-            )
+        let primary = self.primary().and_then(|index| self.nodes[index].replica.as_ref());
+        let Some(view) = primary.map(|primary| primary.report().view) else { return false };
+        self.nodes.iter().filter_map(|node| Some((node, node.replica.as_ref()?))).all(
+            |(node, replica)| {
+                let report = replica.report();
+                let follows = report.status == Status::Normal && report.view == view;
+                follows && node.given == head && report.op == head
+            },
+        )
     }
 
     /// One line about each member.
