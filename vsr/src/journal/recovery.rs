@@ -12,8 +12,10 @@
 //!    refused.
 //! 3. *Version.* Above the head all is of the current view, in which an op has one version; two are
 //!    refused. At the head and below, the view headers name the version, and each version's
-//!    parent checksum names the one before it. Where the chain breaks because a header is lost,
-//!    what is below cannot be told from superseded versions and counts as unresolved.
+//!    parent checksum names the one before it. Where the chain breaks because a header is missing,
+//!    it begins again at what is known to be committed: a prepare's ancestors up to its commit
+//!    number are, whatever became of the prepare. What is between cannot be told from superseded
+//!    versions and counts as unresolved.
 //! 4. *State of an op* above the checkpoint: *present* if there is a good frame of its version.
 //!    Otherwise *damaged* if it was durable once: at or below the highest commit, named by a view
 //!    header (alone), by a marker, or by a sealed segment's index. Otherwise *torn*: never known to
@@ -42,6 +44,7 @@ pub use evidence::Evidence;
 pub use member::{MemberLog, RecoveredOp};
 
 use super::layout::{SegmentEpoch, SegmentId};
+use crate::superblock::VIEW_HEADERS_MAX;
 
 /// What recovery needs of a prepare's header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -383,6 +386,7 @@ fn choose(
     for op in (base.0 + 1..=head.0).rev().map(Op) {
         let named = view.headers.iter().find(|header| header.op == op);
         expected = named.map(|header| header.checksum).or(expected);
+        expected = expected.or_else(|| committed(op, seen));
         chosen[index(op)] = expected.map_or(Choice::Unresolved, Choice::Version);
         let known = expected.and_then(|checksum| seen.get(&op)?.get(checksum));
         expected = known.map(|known| known.summary.parent);
@@ -406,6 +410,23 @@ fn choose(
         };
     }
     Ok(chosen)
+}
+
+/// The version of an op that some prepare above it names as committed. A pipeline reaches less far
+/// than the superblock's headers.
+fn committed(op: Op, seen: &BTreeMap<Op, Candidates>) -> Option<Checksum> {
+    let above = seen.range(op.next()..=Op(op.0 + VIEW_HEADERS_MAX as u64));
+    let mut knowing = above
+        .flat_map(|(_, candidates)| &candidates.versions)
+        .filter(|version| version.summary.commit >= op);
+    knowing.find_map(|version| {
+        let mut ancestor = version.summary;
+        while ancestor.op > op.next() {
+            let below = seen.get(&Op(ancestor.op.0 - 1))?;
+            ancestor = below.get(ancestor.parent)?.summary;
+        }
+        Some(ancestor.parent)
+    })
 }
 
 fn state(op: Op, choice: &Choice, commit_max: Op, seen: Option<&Candidates>) -> OpState {

@@ -251,7 +251,7 @@ fn clusters_live_through_faults() {
 /// repaired while a view began and then not journaled.
 #[test]
 fn lives_that_failed_once() {
-    for seed in [42, 58, 165, 1266, 1589, 10950, 16206, 19362, 3785, 15850] {
+    for seed in [42, 58, 165, 1266, 1460, 1589, 10950, 16206, 19362, 3785, 15850] {
         live(seed, |_| (), Sabotage::None);
     }
 }

@@ -155,7 +155,9 @@ impl Cluster {
     /// Has all take a checkpoint that leaves everybody what they need.
     fn checkpoint(&mut self) {
         let mut shared = self.shared.borrow_mut();
-        let solid = shared.seen.iter().map(|seen| seen.solid).min().expect("there are members");
+        let damaged = shared.seen.iter().any(|seen| seen.damaged);
+        let has = |seen: &Seen| if damaged { seen.given } else { seen.solid };
+        let solid = shared.seen.iter().map(has).min().expect("there are members");
         shared.seen.iter_mut().for_each(|seen| seen.checkpoint = solid.max(seen.checkpoint));
     }
 
@@ -213,11 +215,16 @@ impl Cluster {
         let stopped =
             |world: &World| nodes.iter().all(|node| *world.status(*node) == Status::Finished);
         assert!(self.world.run_until(stopped), "members stop");
-        self.shared.borrow_mut().stopping = false;
+        let mut shared = self.shared.borrow_mut();
+        shared.stopping = false;
+        shared.seen.iter_mut().for_each(|seen| (seen.given, seen.checkpoint) = Default::default());
     }
 
+    /// One sector of a journal rots, of a member that needs nothing that the others have passed.
     fn rot(&mut self) {
-        let index = self.below(MEMBERS as u64) as usize;
+        let checkpoint = |seen: &Seen| seen.report.map(|report| report.checkpoint);
+        let seen: Vec<Option<Op>> = self.shared.borrow().seen.iter().map(checkpoint).collect();
+        let index = (0..MEMBERS).max_by_key(|index| seen[*index]).expect("there are members");
         let (first, count) = sectors();
         let offset = first + 4096 * self.below(count) + [20, 300, 700][self.below(3) as usize];
         let node = self.nodes[index];

@@ -210,6 +210,31 @@ fn row_unresolved_below_a_lost_header() {
 }
 
 #[test]
+fn row_committed_below_a_missing_header() {
+    // A member that was away: its old log ends with op 6, of which 5 and 6 were given up.
+    let old = chain(1, 6, 1, ROOT, 2);
+    let new = chain(5, 9, 2, old[3].checksum, 2);
+    let mut script = Script::default();
+    script.frames(&old);
+    script.frames(&new[4..]);
+    let view = LogView { has_peers: true, ..in_view(2, &new[3..4]) };
+    let log = decide(&view, &script.evidence).unwrap();
+    let present = |op: usize| matches!(log.ops[op - 1], OpState::Present(_));
+    assert!((1..=4).all(present), "the old prepares say so");
+    assert_eq!((log.ops[4], log.unresolved.len()), (OpState::Unresolved, 2));
+    assert_eq!(log.ops[5], OpState::Unresolved);
+    // Whoever knows that another version of op 4 was committed is believed as well.
+    let other = chain(4, 6, 1, old[2].checksum, 1);
+    let mut script = Script::default();
+    script.frames(&old[..3]);
+    script.frame(Summary { checksum: Checksum(99), ..old[3] }, true);
+    script.frames(&other[..2]);
+    let log = decide(&view, &script.evidence).unwrap();
+    let OpState::Present(frame) = log.ops[3] else { panic!("{:?}", log.ops[3]) };
+    assert_eq!(frame.summary.checksum, other[0].checksum);
+}
+
+#[test]
 fn row_newer_view_is_refused() {
     let ops = chain(1, 2, 5, ROOT, 1);
     let mut script = Script::default();

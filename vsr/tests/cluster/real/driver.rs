@@ -297,9 +297,9 @@ impl Driver {
             };
             return spawn(Queue::Replication, "view", task).detach();
         }
-        let wanted = self.shared.borrow().seen[self.index].checkpoint;
         let given = self.shared.borrow().seen[self.index].given;
-        if wanted <= self.directory.superblock.state().checkpoint.op || wanted > given {
+        let wanted = self.shared.borrow().seen[self.index].checkpoint.min(given);
+        if wanted <= self.directory.superblock.state().checkpoint.op {
             return;
         }
         self.updating.set(true);
