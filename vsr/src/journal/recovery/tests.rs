@@ -235,6 +235,42 @@ fn row_committed_below_a_missing_header() {
 }
 
 #[test]
+fn a_segment_is_expendable_if_others_say_as_much() {
+    let ops = chain(1, 5, 1, ROOT, 2);
+    let mut script = Script::default();
+    script.frames(&ops[..4]);
+    script.frame(ops[4], false);
+    let place = |script: &mut Script, count: u32| {
+        script.evidence.commits = vec![Op(0); count as usize];
+        script.evidence.commits[0] = script.evidence.commit_max;
+    };
+    place(&mut script, 4);
+    let stands = |script: &Script, segment| {
+        let view = LogView { has_peers: true, ..in_view(1, &[]) };
+        let log = decide(&view, &script.evidence).unwrap();
+        log.stands_without(&view, &script.evidence, SegmentId(segment))
+    };
+    assert!(!stands(&script, 0), "it has the frames");
+    assert!(stands(&script, 1), "it is empty");
+    // A name in a marker makes op 5 damaged; so does a commit number, and either is enough.
+    script.evidence.vouched.push(ops[4]);
+    script.evidence.vouched_in.push(SegmentId(1));
+    assert!(!stands(&script, 1));
+    script.evidence.commits[2] = Op(5);
+    script.evidence.commit_max = Op(5);
+    assert!(stands(&script, 1) && stands(&script, 2));
+    script.evidence.vouched.clear();
+    script.evidence.vouched_in.clear();
+    assert!(stands(&script, 1) && !stands(&script, 2));
+    // A second copy elsewhere.
+    script.frame(ops[0], true);
+    script.evidence.frames[0].location.segment = SegmentId(3);
+    assert!(stands(&script, 3));
+    script.evidence.frames.pop();
+    assert!(!stands(&script, 3));
+}
+
+#[test]
 fn row_newer_view_is_refused() {
     let ops = chain(1, 2, 5, ROOT, 1);
     let mut script = Script::default();

@@ -10,6 +10,7 @@
 //! * What was never attempted is not there.
 //! * With damage: what was durable is there or damaged; it is never absent.
 
+mod cases;
 mod crash;
 mod damage;
 mod node;

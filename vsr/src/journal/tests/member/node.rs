@@ -194,7 +194,7 @@ impl Member {
     }
 
     /// What was read and found damaged would be written again.
-    async fn write_again(&mut self) {
+    pub(super) async fn write_again(&mut self) {
         let log = self.log().into_iter().skip(self.checkpoint() as usize);
         let mut held: Vec<Header> =
             log.filter(|header| self.held.contains(&version(header))).collect();
@@ -254,7 +254,7 @@ impl Member {
     }
 
     /// Gives frames their places; the futures write them.
-    async fn begin(&self, headers: &[Header]) -> Vec<impl Future<Output = ()> + use<>> {
+    pub(super) async fn begin(&self, headers: &[Header]) -> Vec<impl Future<Output = ()> + use<>> {
         let mut writes = Vec::new();
         for header in headers {
             let mut buffer = Buffer::zeroed(frame_size(header.size()));
@@ -286,11 +286,14 @@ impl Member {
         writes
     }
 
-    async fn write(&mut self, headers: Vec<Header>) {
+    pub(super) async fn write(&mut self, headers: Vec<Header>) {
         let writes = self.begin(&headers).await;
         ioring::join_all(writes).await;
         self.held.extend(headers.iter().map(version));
         self.journal.note_commit(Op(self.history.now.borrow().commit.min(self.whole())));
+        if self.journal.shared.sabotage.get() == Sabotage::GiveUpTooMuch {
+            self.give_up();
+        }
     }
 
     /// A newer view begins while these are written. Some of the views before it this member never
@@ -326,7 +329,7 @@ impl Member {
     }
 
     /// Makes the record of a view durable and gives up what its log lacks.
-    async fn install(&self, view: u32, log: &[Header]) {
+    pub(super) async fn install(&self, view: u32, log: &[Header]) {
         let named = log.len().min(PIPELINE as usize + 1).min(VIEW_HEADERS_MAX);
         let headers = log[log.len() - named..].to_vec();
         let raise = move |state: &mut crate::superblock::State| {
