@@ -133,6 +133,14 @@ pub struct ScrubReport {
 pub struct ReplicaReport {
     /// This replica's number.
     pub replica: u8,
+    /// How many the cluster has.
+    pub replicas: u8,
+    /// What it is doing: `normal`, `view_change`, `recovering` or `syncing`.
+    pub state: &'static str,
+    /// The primary of its view, as far as it is in touch with one.
+    pub primary: Option<u8>,
+    /// The op that is waited for: whoever has it is away.
+    pub blocked_by: Option<u64>,
     /// Its view.
     pub view: u32,
     /// The highest op in its log.
@@ -187,6 +195,7 @@ struct ReplicaStatus {
     commit: u64,
     checkpoint: u64,
     log_time_ns: u64,
+    blocked_by: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -216,25 +225,27 @@ impl Status {
     /// Puts the cores' reports together.
     pub fn new(identity: &Identity, phase: Phase, reports: &[CoreReport]) -> Status {
         let replica = reports.iter().find_map(|report| report.replica.as_ref());
-        let serving = phase == Phase::Serving;
+        let primary = replica.and_then(|replica| replica.primary);
+        let leads = primary == Some(identity.replica);
         let mut shards: Vec<_> = reports.iter().flat_map(|report| report.shards.clone()).collect();
         shards.sort_by_key(|shard| shard.shard);
         Status {
             cluster: identity.cluster,
             view: replica.map_or(0, |replica| replica.view),
-            primary: serving.then_some(identity.replica),
+            primary,
             phase,
             version: env!("CARGO_PKG_VERSION"),
             compression: identity.compression.clone(),
             replicas: vec![ReplicaStatus {
                 replica: identity.replica,
                 address: identity.resp.to_string(),
-                state: if serving { "normal" } else { "recovering" },
-                role: if serving { "primary" } else { "backup" },
+                state: replica.map_or("recovering", |replica| replica.state),
+                role: if leads { "primary" } else { "backup" },
                 op: replica.map_or(0, |replica| replica.op),
                 commit: replica.map_or(0, |replica| replica.commit),
                 checkpoint: replica.map_or(0, |replica| replica.checkpoint),
                 log_time_ns: replica.map_or(0, |replica| replica.log_time_ns),
+                blocked_by: replica.and_then(|replica| replica.blocked_by),
             }],
             peers: reports.iter().find_map(|report| report.peers.clone()),
             cores: reports.iter().map(CoreStatus::new).collect(),
@@ -486,6 +497,10 @@ mod tests {
             }],
             replica: Some(ReplicaReport {
                 replica: 0,
+                replicas: 1,
+                state: "normal",
+                primary: Some(0),
+                blocked_by: None,
                 view: 2,
                 op: 10,
                 commit: 9,

@@ -404,7 +404,9 @@ impl Replica {
         self.outbox.pop()
     }
 
-    fn draft(&self) -> Draft {
+    /// The head of a message of this replica.
+    #[must_use]
+    pub fn draft(&self) -> Draft {
         Draft {
             cluster: self.config.cluster,
             view: self.view,
@@ -432,6 +434,24 @@ impl Replica {
     #[must_use]
     pub fn primary(&self) -> ReplicaId {
         self.quorums.primary(self.view)
+    }
+
+    /// The newest view that this replica knows of as a member.
+    #[must_use]
+    pub fn view(&self) -> View {
+        self.view
+    }
+
+    /// How many members the cluster has.
+    #[must_use]
+    pub fn members(&self) -> u8 {
+        self.config.replica_count
+    }
+
+    /// Whether it has no peers.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.config.is_alone()
     }
 
     fn is_primary(&self) -> bool {

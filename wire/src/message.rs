@@ -163,8 +163,8 @@ messages! {
         replica_count: u8,
         /// Whether the sender is a client and not a replica.
         client: bool,
-        /// What a replica will send on this connection: 1 control, 2 prepares, 3 transfers; the
-        /// answer repeats it. 0 from a client.
+        /// What a replica will send on this connection: 1 control, 2 prepares, 3 transfers, 4
+        /// forwards; the answer repeats it. 0 from a client.
         class: u8,
     }
     /// A clock sample is asked for; also the sign of life between any two replicas.
@@ -414,6 +414,19 @@ messages! {
         commit: Op,
         /// The log time to answer as of.
         timestamp: Timestamp,
+    }
+    /// A backup passes writes of its clients on to the primary; its body is requests as in a
+    /// prepare.
+    Forward = 26 {
+        /// Comes back in the answer; each is sent once.
+        number: u64,
+    }
+    /// The answer to [`Forward`]: its body is the outcomes of all operations in their order.
+    Forwarded = 27 {
+        /// The forward's number.
+        number: u64,
+        /// How many outcomes the body holds.
+        outcome_count: u32,
     }
 }
 

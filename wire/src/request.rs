@@ -323,6 +323,18 @@ impl<'a> Iterator for Operations<'a> {
     }
 }
 
+/// Gives each request of a verified body another tag.
+pub fn retag(body: &mut [u8], mut tag_of: impl FnMut(&RequestView<'_>) -> ClientTag) {
+    const TAG: std::ops::Range<usize> = 8..16;
+    let mut rest = body;
+    while !rest.is_empty() {
+        let request = RequestView::read(rest).expect("the body was verified");
+        let (tag, size) = (tag_of(&request), request.bytes.len());
+        rest[TAG].copy_from_slice(&tag.0.to_le_bytes());
+        rest = &mut rest[size..];
+    }
+}
+
 /// The requests of a prepare's body, in place.
 #[derive(Clone, Debug)]
 pub struct Requests<'a> {

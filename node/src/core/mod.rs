@@ -35,13 +35,14 @@ pub use self::pools::{Desks, Vectors};
 use self::reads::Reads;
 use self::walk::Walks;
 use crate::connection;
-use crate::gateway::runs::{Runs, Tag};
+use crate::gateway::runs::{RunId, Runs, Tag};
 use crate::mesh::batch::{Answer, Ballot, Query};
 use crate::mesh::{Mesh, Report, Summary};
 use crate::metrics::{Counter, Metrics, Snapshot, Stage};
 use crate::native::{self, answer::Voice};
 use crate::peers::Peers;
-use crate::replica::{Log, ReplicaCore, pulse};
+use crate::replica::member::PATIENCE;
+use crate::replica::{Log, Origin, ReplicaCore, pulse};
 use crate::resp::plan::Form;
 use crate::resp::{self, Ask, Host};
 use crate::shard::apply::{Applier, Committed, Deliver, Progress};
@@ -94,6 +95,8 @@ pub struct Core {
     pub random: RefCell<Random>,
     /// The way from the log to the shards and back, on the replica's core.
     pub log: Option<Log>,
+    /// Whether this node is a member of a cluster of several.
+    pub clustered: bool,
     /// The replica, on the core that has it.
     pub replica: OnceCell<ReplicaCore>,
     /// The connections between replicas, on the core that has the replica, if it listens for them.
@@ -187,13 +190,19 @@ impl Core {
 
     /// Gives encoded requests, of connections of whichever core, to the replica of this one.
     pub async fn take_writes(&self, writes: &[u8]) {
+        self.order(writes, Origin::Client).await;
+    }
+
+    /// Gives encoded requests to the replica of this core, one after the other.
+    pub async fn order(&self, writes: &[u8], origin: Origin) {
         let replica = self.replica();
         for request in Requests::of_body(writes) {
-            if self.is_damaged() && !damage::is_readable(self, &request).await {
-                replica.refuse(self, &request, ErrorCode::CorruptBlock).await;
+            let doubtful = self.is_damaged() && replica.proposes();
+            if doubtful && !damage::is_readable(self, &request).await {
+                replica.refuse(self, &request, ErrorCode::CorruptBlock, origin).await;
                 continue;
             }
-            replica.submit(self, &request).await;
+            replica.submit(self, &request, origin).await;
         }
     }
 
@@ -229,6 +238,17 @@ impl Core {
         }
         self.mesh.request_time(deadline);
         false
+    }
+
+    /// Waits until nothing of a run is missing; in a cluster, which may be without a primary, not
+    /// for ever: `false` when something may still come.
+    pub async fn wait_for_run(&self, run: RunId) -> bool {
+        if !self.clustered {
+            self.runs.wait(run).await;
+            return true;
+        }
+        let late = ioring::sleep(2 * PATIENCE);
+        matches!(ioring::select(self.runs.wait(run), late).await, ioring::Either::First(()))
     }
 
     /// Whether a slot's shard is on this core.
@@ -483,8 +503,8 @@ impl Core {
             commands: sum.get(Counter::Commands),
             cluster: self.identity.cluster,
             replica: self.identity.replica,
-            replicas: 1,
-            is_primary: true,
+            replicas: report.as_ref().map_or(1, |report| report.replicas),
+            is_primary: report.as_ref().is_none_or(|r| r.primary == Some(r.replica)),
             view: report.as_ref().map_or(0, |report| report.view),
             op: report.as_ref().map_or(0, |report| report.op),
             commit: report.as_ref().map_or(0, |report| report.commit),

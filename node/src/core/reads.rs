@@ -24,6 +24,10 @@
 //! applier had to wait for a reader, a few reads of keys that have just expired could stop it for
 //! ever.
 //!
+//! *In a cluster* this node alone cannot know what was acknowledged: every run of look-ups first
+//! takes a read index ([`crate::replica::rounds`]), of which all that come meanwhile share the
+//! next, and is as of that version. What memory has is answered at once then.
+//!
 //! *Expiry.* Whether a deadline has passed is a fact only when log time has passed it. A read that
 //! finds a deadline between log time and now first has a pulse committed ([`Expiry::Due`]), then
 //! looks again; so what was once seen expired is expired in every replay.
@@ -34,7 +38,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ioring::sync::{self, Event};
-use ioring::{Queue, spawn};
+use ioring::{Either, Queue, spawn};
 use lsm::lookup::{LookupError, OwnedEntry, Read as GridRead, Want};
 use vsr::replica::Expiry;
 use wire::{ErrorCode, Outcome, Slot, Timestamp, Value, Version, slot_of_key};
@@ -46,6 +50,7 @@ use crate::machine::Entry;
 use crate::mesh::ReadIndex;
 use crate::mesh::batch::{Ask, FarLookup, Reply};
 use crate::metrics::Counter;
+use crate::replica::member::PATIENCE;
 use crate::resp::plan::{Form, TABLE};
 use crate::resp::{Arguments, Combine, KeyRead, read, reply};
 use crate::shard::apply::{MISSING_MAX, Missing};
@@ -165,6 +170,9 @@ impl Reads {
         form: Form,
         out: &mut Vec<u8>,
     ) -> InPlace {
+        if core.clustered {
+            return InPlace::Wait;
+        }
         let render = |entry: Option<Entry<'_>>, now| what.append(entry, now, form, out);
         match self.look(core, slot_of_key(key), key, LATEST, want(what), render) {
             Found::Answer(()) => {
@@ -185,7 +193,7 @@ impl Reads {
         form: Form,
         out: &mut Vec<u8>,
     ) -> InPlace {
-        if core.applier.is_behind() {
+        if core.clustered || core.applier.is_behind() {
             return InPlace::Wait;
         }
         let start = out.len();
@@ -257,6 +265,10 @@ impl Reads {
         let here = together.all(|lookup| core.has_slot(lookup.slot));
         for attempt in 0.. {
             let as_of = match (any, here) {
+                _ if core.clustered => match read_index(core).await {
+                    Ok(index) => Some(index),
+                    Err(code) => return self.refuse_run(core, run, desk, code),
+                },
                 (false, _) => None,
                 // What is acknowledged may be of a prepare that is applied in part.
                 (true, true) => Some(core.applier.acknowledged()),
@@ -290,10 +302,20 @@ impl Reads {
         core.runs.wait(run).await;
     }
 
+    /// Answers all look-ups of a desk with an error.
+    fn refuse_run(&self, core: &Core, run: RunId, desk: &Desk, code: ErrorCode) {
+        core.runs.begin(run, desk.outcomes(), 0);
+        for first in 0..desk.outcomes() as u32 {
+            let tag = Tag { core: core.index, run, first };
+            core.runs.complete(tag, 0, &Outcome::failed(code));
+        }
+    }
+
     /// Hands a desk's look-ups to the readers; their outcomes complete the run.
     fn submit(&self, core: &Core, run: RunId, desk: &Desk, as_of: Option<ReadIndex>) {
         for (first, lookup) in (0..).zip(desk.lookups()) {
-            self.submit_one(core, run, desk, first, as_of.filter(|_| lookup.together));
+            let as_of = as_of.filter(|_| lookup.together || core.clustered);
+            self.submit_one(core, run, desk, first, as_of);
         }
     }
 
@@ -309,7 +331,10 @@ impl Reads {
         let key = &desk.keys()[key.start as usize..key.end as usize];
         let tag = Tag { core: core.index, run, first };
         if core.has_slot(slot) {
-            return self.enqueue(tag, asked, slot, key, as_of);
+            return match core.clustered {
+                true => self.answer_now(core, tag, asked, slot, key, as_of),
+                false => self.enqueue(tag, asked, slot, key, as_of),
+            };
         }
         core.mesh.ask(core.core_of(slot), |batch| {
             let start = batch.bytes.len();
@@ -324,8 +349,23 @@ impl Reads {
     pub fn answer_far(&self, core: &Core, lookup: &FarLookup, bytes: &[u8]) {
         let FarLookup { tag, asked, slot, ref key, as_of } = *lookup;
         let key = &bytes[key.clone()];
-        let there = as_of.is_none_or(|as_of| core.applier.done() >= as_of.op);
-        if !there || !core.mesh.has_room(tag.core) {
+        match core.mesh.has_room(tag.core) {
+            true => self.answer_now(core, tag, asked, slot, key, as_of),
+            false => self.enqueue(tag, asked, slot, key, as_of),
+        }
+    }
+
+    /// Answers a look-up at once if memory tells, else has a reader do it.
+    fn answer_now(
+        &self,
+        core: &Core,
+        tag: Tag,
+        asked: Asked,
+        slot: Slot,
+        key: &[u8],
+        as_of: Option<ReadIndex>,
+    ) {
+        if as_of.is_some_and(|as_of| core.applier.done() < as_of.op) {
             return self.enqueue(tag, asked, slot, key, as_of);
         }
         let rendered = &mut *self.rendered.borrow_mut();
@@ -520,6 +560,20 @@ impl Reads {
         }
     }
 
+    /// In a cluster, waits until this core has applied everything acknowledged before.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotPrimary`] when there is no primary for a while.
+    pub async fn catch_up(&self, core: &Core) -> Result<(), ErrorCode> {
+        if core.clustered {
+            let index = read_index(core).await?;
+            while core.applier.done() < index.op {
+                self.wait_applied().await;
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until something more is applied.
     async fn wait_applied(&self) {
         let _waiting = Waiting::new(&self.waiting);
@@ -563,6 +617,18 @@ async fn newest(core: &Core) -> ReadIndex {
         // It is given to this core's applier when it is given to the others.
         CoreIndex::REPLICA => core.applier.newest(),
         _ => core.mesh.read_index().await,
+    }
+}
+
+/// What a read in a cluster is as of: an op that contains everything acknowledged by now.
+async fn read_index(core: &Core) -> Result<ReadIndex, ErrorCode> {
+    if core.index == CoreIndex::REPLICA {
+        return core.replica().read_index().await;
+    }
+    let patience = ioring::sleep(PATIENCE);
+    match ioring::select(core.mesh.read_index(), patience).await {
+        Either::First(index) => Ok(index),
+        Either::Second(()) => Err(ErrorCode::NotPrimary),
     }
 }
 

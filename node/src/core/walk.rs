@@ -4,6 +4,9 @@
 //! shard in order of keys. It takes bounded steps ([`lsm::scan`]), and lets other tasks run between
 //! them: however large the table, nobody waits for longer than a step.
 //!
+//! In a cluster a walk begins when its core has applied everything acknowledged before; other cores
+//! may be a few ops behind that.
+//!
 //! Expired keys are left out by log time or now, whichever is later: a walk is no proof that a key
 //! has expired, so it needs no pulse.
 //!
@@ -85,6 +88,9 @@ impl Walks {
         form: Form,
         out: &mut Vec<u8>,
     ) -> Result<(), Unknown> {
+        if let Err(code) = core.reads.catch_up(core).await {
+            return reply::append_error(code, form, out);
+        }
         let result = match read {
             Read::Scan(request) => self.scan(core, request, form, out).await,
             Read::Keys { pattern } => keys(core, pattern, form, out).await,

@@ -58,6 +58,12 @@ impl Outcomes {
         matches!(self.stored[index], Stored::Missing)
     }
 
+    /// Whether it was said of the outcome at `index` that it is unknown.
+    #[inline]
+    pub(super) fn is_unknown(&self, index: usize) -> bool {
+        matches!(self.stored[index], Stored::Failed(ErrorCode::Timeout))
+    }
+
     #[inline]
     fn store(&mut self, outcome: &Outcome<'_>) -> Stored {
         match outcome.result {

@@ -214,6 +214,10 @@ impl Runs {
             return;
         }
         let index = (tag.first + index) as usize;
+        if run.store.is_unknown(index) && !run.in_parts {
+            // What was given up happened after all: the connection is about to be closed.
+            return;
+        }
         if !run.in_parts || run.store.is_missing(index) {
             run.store.set(index, outcome, self.reply_max);
         }

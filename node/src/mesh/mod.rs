@@ -32,10 +32,11 @@
 //!    read for another core, waits in the readers ([`GATHER_MAX`]).
 //! 3. *Commits always fit.* A committed prepare in a lane is a reference to its frame. A live one
 //!    is of the pool of prepares ([`PREPARES`]), which has fewer frames than the lane has places; a
-//!    replay gives out no more than [`REPLAY_AHEAD`] ops beyond what every core has applied. Of
-//!    "durable" there are two at most: a checkpoint needs roots of every core, which come after the
-//!    bar end that waited for the checkpoint before. So the replica's core gives commits out
-//!    without waiting, and asserts that it could.
+//!    replay gives out no more than [`REPLAY_AHEAD`] ops beyond what every core has applied, a
+//!    member of a cluster no more than [`COMMITS_AHEAD`]. Of "durable" there are two at most: a
+//!    checkpoint needs roots of every core, which come after the bar end that waited for the
+//!    checkpoint before. So the replica's core gives commits out without waiting, and asserts that
+//!    it could.
 //! 4. *Writes wait for room in the log*, and room comes from the journal, from what cores have
 //!    applied and from checkpoints: from commits, reports and votes, never from writes.
 //!
@@ -77,6 +78,8 @@ const PIPELINE_MAX: usize = vsr::superblock::VIEW_HEADERS_MAX - 1;
 pub const PREPARES: usize = 1 + PIPELINE_MAX + RECENT + APPLYING;
 /// Ops that a replay gives out beyond what every core has applied.
 pub const REPLAY_AHEAD: u64 = 8;
+/// The same of commits, in a cluster: a member that catches up reads them from its journal.
+pub const COMMITS_AHEAD: u64 = 32;
 /// Commits in a lane.
 pub const COMMITS: usize = 64;
 /// Accepted connections in a lane.
@@ -86,6 +89,7 @@ pub const GATHER_MAX: usize = 256 << 10;
 
 const _: () = assert!(COMMITS >= PREPARES + 2 + 2, "prepares, durables, opening and closing");
 const _: () = assert!(COMMITS as u64 >= REPLAY_AHEAD + 1 + 2 + 2, "the same in a replay");
+const _: () = assert!(COMMITS as u64 >= COMMITS_AHEAD + 1 + 2 + 2, "the same in a cluster");
 
 /// What the replica's core tells the others.
 pub enum Commit {

@@ -187,6 +187,7 @@ fn take_asks(core: &Core, from: CoreIndex, batch: &mut Batch<Ask>) {
     for ask in items.drain(..) {
         match ask {
             Ask::Lookup(lookup) => core.reads.answer_far(core, &lookup, bytes),
+            Ask::Index(round) if core.clustered => core.replica().read_index_for(from, round),
             Ask::Index(round) => {
                 let index = core.applier.newest();
                 core.mesh.reply(from, |batch| batch.items.push(Reply::Index(round, index)));

@@ -207,6 +207,7 @@ impl Assembler {
         }
         let most = match command {
             Command::Prepare => prepare_size_max,
+            Command::Forward | Command::Forwarded => HEADER_SIZE + prepare_size_max,
             _ if has_frame(command) => HEADER_SIZE + prepare_size_max,
             _ => HEADER_SIZE + CONTROL_BODY_MAX,
         };

@@ -5,6 +5,7 @@
 //! | control | heartbeats, votes, acknowledgements, questions, headers | the peer seems dead |
 //! | prepares | prepares of the pipeline | the peer falls behind |
 //! | transfers | prepares that are repaired, blocks, checkpoints | repair waits |
+//! | forwards | writes that a backup passes on, and their outcomes | these writes wait |
 //!
 //! A question is control also when its answer is a transfer: it is small, and who asks waits for
 //! it.
@@ -21,6 +22,8 @@ pub enum Class {
     Prepares = 2,
     /// The log and the grid of the past.
     Transfers = 3,
+    /// Clients' writes on their way to the primary.
+    Forwards = 4,
 }
 
 /// How many classes there are.
@@ -28,7 +31,8 @@ pub const CLASSES: usize = Class::ALL.len();
 
 impl Class {
     /// Every class, the most urgent first.
-    pub const ALL: [Class; 3] = [Class::Control, Class::Prepares, Class::Transfers];
+    pub const ALL: [Class; 4] =
+        [Class::Control, Class::Prepares, Class::Transfers, Class::Forwards];
 
     /// The class with this number in a Hello.
     #[must_use]
@@ -49,6 +53,7 @@ impl Class {
             Class::Control => "control",
             Class::Prepares => "prepares",
             Class::Transfers => "transfers",
+            Class::Forwards => "forwards",
         }
     }
 
@@ -73,7 +78,8 @@ impl Class {
             | Command::GetCheckpoint
             | Command::GetReadIndex
             | Command::ReadIndex => self == Class::Control,
-            Command::Prepare => self != Class::Control,
+            Command::Prepare => matches!(self, Class::Prepares | Class::Transfers),
+            Command::Forward | Command::Forwarded => self == Class::Forwards,
             Command::Block | Command::Checkpoint => self == Class::Transfers,
             // Of clients, or of the first words on a connection.
             Command::Hello
@@ -95,7 +101,7 @@ mod tests {
             assert_eq!(Class::from_u8(class as u8), Some(class));
             assert_eq!(Class::ALL[class.index()], class);
         }
-        assert_eq!((Class::from_u8(0), Class::from_u8(4)), (None, None));
+        assert_eq!((Class::from_u8(0), Class::from_u8(5)), (None, None));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //!   this node                               a peer
 //!   send ──► outbox ──► dialed connection ──► accepted connection ──► on_message
-//!            (3 classes, 3 connections)       (newest of each class)
+//!            (a connection for each class)    (newest of each class)
 //! ```
 //!
 //! Each of a pair dials the other and sends on what it dialed; on what it accepted it only
@@ -63,7 +63,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use ioring::{BufferPool, Frozen, Instant, Listener, Queue, spawn};
+use ioring::{Buffer, BufferPool, Frozen, Instant, Listener, Queue, spawn};
 use vsr::journal::frame_size;
 use wire::{Command, ErrorCode, Header, Incarnation, ReplicaId};
 
@@ -83,6 +83,8 @@ pub use report::{PairReport, PeerReport, PeersReport, Receiving, Sending, State,
 const SILENCE_MAX: Duration = Duration::from_secs(4);
 /// How long each step of greeting may take.
 const GREETING_LIMIT: Duration = Duration::from_secs(2);
+/// Bytes of a forward that is sent from a copy in the outbox; a larger one has a buffer of its own.
+const FORWARD_COPIED_MAX: usize = 72 << 10;
 /// How many strangers are remembered, and for how long, so that each is logged once.
 const STRANGERS_LOGGED: usize = 16;
 const STRANGER_AGE: Duration = Duration::from_secs(60);
@@ -205,6 +207,25 @@ impl Peers {
         assert!(class.carries(Command::Prepare), "prepares do not go by {class:?}");
         let link = &self.pair(to, class).link;
         let pushed = link.outbox.borrow_mut().push_frame(message);
+        link.pushed(pushed)
+    }
+
+    /// Sends writes that are passed on, or their outcomes; `false` if that was dropped.
+    ///
+    /// # Panics
+    /// If it is neither, or `to` is this node.
+    pub fn forward(&self, to: ReplicaId, header: &Header, body: &[u8]) -> bool {
+        assert!(Class::Forwards.carries(header.command()), "{header:?} is not a forward");
+        let link = &self.pair(to, Class::Forwards).link;
+        let size = header.bytes().len() + body.len();
+        let pushed = if size <= FORWARD_COPIED_MAX {
+            link.outbox.borrow_mut().push(header.bytes(), body)
+        } else {
+            let mut message = Buffer::zeroed(size);
+            message[..header.bytes().len()].copy_from_slice(header.bytes());
+            message[header.bytes().len()..].copy_from_slice(body);
+            link.outbox.borrow_mut().push_frame(&message.freeze())
+        };
         link.pushed(pushed)
     }
 

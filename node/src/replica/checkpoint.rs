@@ -20,6 +20,7 @@ use ioring::sync::Event;
 use ioring::{Instant, Queue, spawn};
 use vsr::format::DataDirectory;
 use vsr::journal::Journal;
+use vsr::replica::ViewRecord;
 use wire::{CheckpointId, Header, Op, RootReference, ShardId};
 
 use crate::core::Core;
@@ -87,6 +88,16 @@ impl Checkpoints {
     #[must_use]
     pub fn take_journal(&self) -> Option<Rc<Journal>> {
         self.journal.borrow_mut().take()
+    }
+
+    /// Makes a view durable: what is said in it may be said then.
+    pub async fn vouch(&self, record: &ViewRecord) {
+        let raise = |state: &mut vsr::superblock::State| {
+            (state.view, state.log_view) = (record.view, record.log_view);
+            state.view_headers.clone_from(&record.headers);
+            state.commit_max = state.commit_max.max(record.commit_max);
+        };
+        self.directory.superblock.update(raise).await;
     }
 
     /// The op of the last durable checkpoint, and its identifier.

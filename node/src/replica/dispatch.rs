@@ -82,13 +82,14 @@ impl Dispatch {
         }
     }
 
-    /// Takes a committed prepare, and dispatches what can be.
+    /// Takes a committed prepare, and dispatches what can be. It is live when somebody on this node
+    /// may wait for its outcomes.
     pub fn push(&self, core: &Core, header: &Header, frame: &Frozen, live: bool) {
         let prepare = header.tail::<Prepare>().expect("only prepares are committed");
         let body = vsr::journal::BODY_OFFSET..vsr::journal::BODY_OFFSET + header.body_size();
         let (weight, added) = self.scale.weigh(header, &prepare, &frame[body]);
-        // A replay's were never admitted here.
-        let added = if live { added } else { Added::default() };
+        let counts = self.in_flight.has_admitted(header);
+        let added = if counts { added } else { Added::default() };
         let (op, header, frame) = (prepare.op, *header, frame.clone());
         let waiting = Waiting { op, header, frame, weight, added, live };
         self.line.borrow_mut().push_back(waiting);

@@ -11,6 +11,9 @@
 //!    is in flight no more.
 //! 3. What effects add is capped per prepare, so it counts at most that often.
 //!
+//! What a replay applies, or what another member of the cluster has admitted, does not count here:
+//! it is applied on all cores before the first request is admitted.
+//!
 //! Nobody waits for ever: only groups that are closed are ever waited for. The group that is open
 //! holds less than a group's bytes, or it would have closed; and room is kept for a group and the
 //! heaviest prepare beside it ([`Bound::new`]).
@@ -21,7 +24,7 @@ use std::ops::{AddAssign, Sub};
 
 use lsm::bar::Limits;
 use vsr::format::Configuration;
-use wire::{Op, RequestView};
+use wire::{Header, Op, RequestView, View};
 
 use super::weight::Scale;
 use crate::shard::open::bar_limits;
@@ -91,6 +94,8 @@ impl Bound {
 pub struct InFlight {
     scale: Scale,
     bound: Bound,
+    /// The view in which requests are admitted here.
+    view: Cell<Option<View>>,
     /// Sums since the start: of what was admitted, dispatched, and reported.
     admitted: Cell<Added>,
     dispatched: Cell<Added>,
@@ -106,11 +111,26 @@ impl InFlight {
         InFlight {
             scale: Scale::new(configuration),
             bound: Bound::new(configuration),
+            view: Cell::default(),
             admitted: Cell::default(),
             dispatched: Cell::default(),
             reported: Cell::new((op, Added::default())),
             groups: RefCell::new(VecDeque::with_capacity(4)),
         }
+    }
+
+    /// Requests are admitted here from now on, as prepares of this view. Whatever else was admitted
+    /// is applied or will never be.
+    pub fn begin_view(&self, view: View) {
+        if self.view.replace(Some(view)) != Some(view) {
+            self.admitted.set(self.dispatched.get());
+        }
+    }
+
+    /// Whether a prepare's requests were admitted here.
+    #[must_use]
+    pub fn has_admitted(&self, header: &Header) -> bool {
+        self.view.get() == Some(header.view())
     }
 
     /// What a request weighs, if it may be admitted now; `op` is the newest in the log.
@@ -132,8 +152,8 @@ impl InFlight {
         self.admitted.set(sum);
     }
 
-    /// A prepare is dispatched; with the number of the group that ends with it. One of a replay was
-    /// never admitted here, so it adds nothing.
+    /// A prepare is dispatched; with the number of the group that ends with it. One that was not
+    /// admitted here adds nothing.
     pub fn dispatch(&self, op: Op, added: Added, group_end: Option<u64>) {
         let mut sum = self.dispatched.get();
         sum += added;

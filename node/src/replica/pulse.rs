@@ -8,6 +8,9 @@
 //! without such work sleeps: there is a timer only while there is something to wait for. A node
 //! that stops asks for no more than its accepted requests need.
 //!
+//! In a cluster only the primary proposes pulses: the others have the same work, and it is the same
+//! ops that pay for it.
+//!
 //! What waits for ops is known to the core that has it: the others send theirs ([`Work`]) with what
 //! they have applied, and a pulse is asked for only when all of them have applied the last one.
 
@@ -44,6 +47,10 @@ async fn run(core: &Core) {
             looks = 0;
         }
         stood = seen;
+        if !core.replica().proposes() {
+            core.activity.wait().await;
+            continue;
+        }
         match due(core) {
             Due::Now | Due::WhenQuiet => {
                 ioring::sleep(IDLE).await;

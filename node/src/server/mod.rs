@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use ioring::sync::Event;
 use ioring::uring::{self, Runtime};
-use ioring::{Direct, Inbox, ListenOptions, Listener, Queue, lane, spawn};
+use ioring::{Direct, Either, Inbox, ListenOptions, Listener, Queue, lane, spawn};
 
 use crate::config::Config;
 use crate::connection;
@@ -262,18 +262,28 @@ async fn serve_first(
     let set = shared.identity.set(core.identity.clone());
     set.expect("a node learns once who it is");
     if let Some(listener) = native {
-        native::serve(&core, &state, listener);
+        native::serve(&core, &options.config, &state, listener);
     }
     let accepting = spawn(Queue::Foreground, "accept", connection::accept(core.clone(), listener));
     let stop = answer(&core, questions);
-    if !core.mesh.wait_opened().await || !unplayed.replay(&core).await? {
+    if !core.mesh.wait_opened().await {
         return Err(StartError::CoreEnded);
+    }
+    // A member may wait for its cluster for as long as nobody stops it.
+    match ioring::select(unplayed.serve(&core), stop.wait()).await {
+        Either::First(Ok(true)) => {}
+        Either::First(Ok(false)) => return Err(StartError::CoreEnded),
+        Either::First(Err(error)) => return Err(error.into()),
+        Either::Second(()) => {
+            tracing::info!("stopped before it served");
+            return Ok(());
+        }
     }
     shared.phase.advance(Phase::Serving);
     tracing::info!(%resp, %http, cores, "serving");
     serving(&Addresses { native: native_address, resp, http });
     let ended = ioring::select(stop.wait(), core.mesh.ended()).await;
-    if let ioring::Either::Second(()) = ended {
+    if let Either::Second(()) = ended {
         return Err(StartError::CoreEnded);
     }
     tracing::info!("stopping");
@@ -339,9 +349,11 @@ async fn finish(core: &Core) {
     // A read may have asked for log time meanwhile. From here to the journal nothing waits: what is
     // quiet is still quiet when the journal is taken.
     quiet(core).await;
+    core.replica().stop(STOP_PATIENCE, STOP_INTERVAL).await;
     let journal = log.checkpoints.take_journal().expect("a journal is closed once");
-    let journal = Rc::into_inner(journal).expect("whoever writes holds the journal, and is done");
-    journal.close().await;
+    if let Some(journal) = Rc::into_inner(journal) {
+        journal.close().await;
+    }
 }
 
 /// Waits until everything that was given an op is written and applied.

@@ -2,7 +2,8 @@
 //! that protocol.
 //!
 //! What comes there says in its greeting what it is ([`crate::peers`], [`crate::native`]). A node
-//! listens there if it is told to (`--listen`); a cluster of one refuses replicas by name.
+//! listens there if it is told to (`--listen`). A cluster of one refuses replicas by name; a member
+//! of a larger one hands what they say to its own ([`crate::replica::member`]).
 //!
 //! What the settings say of the cluster is compared with what the directory says before anything is
 //! served: a list of another cluster, or this replica in another's place of the list, would
@@ -21,6 +22,7 @@ use crate::config::peers::is_own;
 use crate::core::Core;
 use crate::native;
 use crate::peers::{self, Body, Deliver, Member, Peers};
+use crate::replica::member::Receiver;
 
 /// Why the settings do not fit the directory.
 #[derive(Debug, thiserror::Error)]
@@ -46,15 +48,19 @@ pub enum ClusterError {
         /// Where it listens.
         listen: String,
     },
-    /// A cluster of several.
+    /// A cluster of several, and nobody said where they are.
     #[error(
-        "the directory is of a cluster of {replicas} replicas; this release runs clusters of one"
+        "the directory is of a cluster of {replicas} replicas: give --peers all of their addresses \
+         in the order of their numbers, and --listen this one's own"
     )]
     Several {
         /// How many there are.
         replicas: u8,
     },
 }
+
+/// Prepares that wait for a peer at most, by class.
+pub(super) const FRAMES_QUEUED: usize = 8;
 
 /// Compares what the settings say of the cluster with what the directory says.
 pub(super) fn check(config: &Config, state: &State) -> Result<(), ClusterError> {
@@ -69,7 +75,8 @@ pub(super) fn check(config: &Config, state: &State) -> Result<(), ClusterError> 
         let (peer, listen) = (peer.clone(), listen.to_string());
         return Err(ClusterError::Place { replica, peer, listen });
     }
-    if replicas > 1 { Err(ClusterError::Several { replicas }) } else { Ok(()) }
+    let alone = config.peers.is_empty() || config.listen.is_none();
+    if replicas > 1 && alone { Err(ClusterError::Several { replicas }) } else { Ok(()) }
 }
 
 /// Listens, if told to.
@@ -90,26 +97,29 @@ impl Deliver for Alone {
     }
 }
 
-/// Serves the listener of a cluster of one.
-pub(super) fn serve(core: &Rc<Core>, state: &State, listener: Listener) {
+/// Serves the listener: from here on peers are dialed and let in.
+pub(super) fn serve(core: &Rc<Core>, config: &Config, state: &State, listener: Listener) {
     let configuration = &state.configuration;
+    let replica_count = configuration.replica_count;
     let member = Member {
         cluster: state.identity.cluster,
         replica: state.identity.replica,
-        replica_count: configuration.replica_count,
+        replica_count,
         configuration: configuration.fingerprint(),
         incarnation: state.identity.incarnation,
     };
+    let alone = replica_count == 1;
+    let own = || vec![listener.local_addr().to_string()];
+    let addresses = if alone { own() } else { config.peers.clone() };
     let prepare_size_max = configuration.prepare_size_max as usize;
-    let config = peers::Config {
-        member,
-        addresses: vec![listener.local_addr().to_string()],
-        prepare_size_max,
-        frames_max: usize::from(configuration.pipeline_max),
-    };
-    // Nobody ever gets as far as to send a prepare.
-    let pool = BufferPool::new("received prepares", frame_size(prepare_size_max), 1);
-    let peers = Peers::start(config, pool, listener, Rc::new(Alone));
+    let config = peers::Config { member, addresses, prepare_size_max, frames_max: FRAMES_QUEUED };
+    // A peer's connections for prepares and for transfers receive into one each; alone nobody ever
+    // gets as far as to send a prepare.
+    let received = 2 * usize::from(replica_count);
+    let pool = BufferPool::new("received prepares", frame_size(prepare_size_max), received);
+    let deliver: Rc<dyn Deliver> =
+        if alone { Rc::new(Alone) } else { Rc::new(Receiver(Rc::downgrade(core))) };
+    let peers = Peers::start(config, pool, listener, deliver);
     let of_core = core.clone();
     peers.serve_clients(move |newcomer| native::adopt(&of_core, newcomer));
     assert!(core.peers.set(peers).is_ok(), "a node listens once");
@@ -145,9 +155,8 @@ mod tests {
         assert!(matches!(error, ClusterError::Count { given: 3, replicas: 1 }));
         let error = check("127.0.0.1:7400", three, &state(1, 3)).unwrap_err();
         assert!(matches!(error, ClusterError::Place { replica: 1, .. }), "{error}");
-        let error = check("127.0.0.1:7401", three, &state(1, 3)).unwrap_err();
-        assert!(matches!(error, ClusterError::Several { replicas: 3 }));
+        check("127.0.0.1:7401", three, &state(1, 3)).unwrap();
         let error = check("", "", &state(0, 3)).unwrap_err();
-        assert!(error.to_string().contains("clusters of one"), "{error}");
+        assert!(matches!(error, ClusterError::Several { replicas: 3 }));
     }
 }

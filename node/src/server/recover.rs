@@ -5,12 +5,17 @@
 //!    superblock copies.
 //! 2. [`Opening::shards`] and [`Opening::core`], on every core: its shards as of the last
 //!    checkpoint.
-//! 3. [`Unplayed::replay`]: every prepare after the checkpoint is given to all cores and applied as
+//! 3. [`Unplayed::serve`]: every prepare after the checkpoint is given to all cores and applied as
 //!    when it was committed, only that nobody waits for outcomes. The replica checks the chain once
 //!    more on the way, and goes no further ahead of the slowest core than a few ops.
 //! 4. The view is raised in the superblock, durably and naming the log's newest headers, before a
 //!    request is taken: what recovery has forgotten stays forgotten, even if its frame should come
 //!    to light later.
+//!
+//! A member of a cluster ([`Unplayed::join`]) does not replay by itself: what of its log counts the
+//! cluster knows. The replica gives out what is committed, from the journal or from peers, as it
+//! does from then on. The node serves once a read index has come, which proves that it is in touch
+//! with a quorum, and all cores have applied up to it.
 //!
 //! A crash during any of this changes nothing: the next start finds the same log, at most under a
 //! higher view.
@@ -21,15 +26,17 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
-use ioring::BufferPool;
 use ioring::sync::Event;
+use ioring::{BufferPool, Either};
 use vsr::format::{DataDirectory, OpenError, OpenOptions};
-use vsr::journal::{self, Journal, ReadError, Recovered};
-use vsr::replica::{self, LogClock, LogHead, RecoveredLog, Replica};
+use vsr::journal::recovery::MemberLog;
+use vsr::journal::{self, Journal, ReadError, Recovered, RecoveredMember};
+use vsr::replica::{self, LogClock, LogHead, RecoveredLog, Replica, ViewRecord};
 use vsr::superblock::State;
 use wire::{Header, Op, ShardId, Timestamp};
 
 use super::Options;
+use super::native::FRAMES_QUEUED;
 use crate::config::Config;
 use crate::config::compression::format_compression;
 use crate::core::clients::{Clients, OpenCount};
@@ -78,12 +85,20 @@ pub enum RecoverError {
 pub(super) struct Opened {
     directory: DataDirectory,
     journal: Journal,
-    recovered: Recovered,
+    found: Found,
+}
+
+/// What the journal came to.
+enum Found {
+    /// Of a replica that is alone.
+    Alone(Recovered),
+    /// Of a member of a cluster.
+    Member(RecoveredMember),
 }
 
 /// What a replay still needs when the core has the rest.
 pub(super) struct Unplayed {
-    recovered: Recovered,
+    found: Found,
 }
 
 /// What a core needs to open its shards.
@@ -119,19 +134,42 @@ pub(super) async fn open(options: &Options) -> Result<Opened, RecoverError> {
     }
     let recent = journal::Options { recent_max: RECENT };
     let state = directory.superblock.state();
-    let (journal, recovered) = Journal::recover_solo(&directory.journal, &state, recent).await?;
-    for (offset, why) in &recovered.bad {
+    let (file, replicas) = (&directory.journal, state.configuration.replica_count);
+    let (journal, found) = if replicas == 1 {
+        let (journal, recovered) = Journal::recover_solo(file, &state, recent).await?;
+        (journal, Found::Alone(recovered))
+    } else {
+        let (journal, recovered) = Journal::recover_member(file, &state, recent).await?;
+        (journal, Found::Member(recovered))
+    };
+    report(&state, &found);
+    Ok(Opened { directory, journal, found })
+}
+
+/// Logs what was found.
+fn report(state: &State, found: &Found) {
+    let (cluster, replica) = (state.identity.cluster, state.identity.replica);
+    let checkpoint = state.checkpoint.op;
+    let bad = match found {
+        Found::Alone(recovered) => &recovered.bad,
+        Found::Member(recovered) => &recovered.bad,
+    };
+    for (offset, why) in bad {
         tracing::warn!(offset, why, "a place in the journal cannot be used");
     }
-    tracing::info!(
-        cluster = %state.identity.cluster,
-        replica = %state.identity.replica,
-        checkpoint = %state.checkpoint.op,
-        head = %recovered.head,
-        forgotten = recovered.forgotten,
-        "journal recovered"
-    );
-    Ok(Opened { directory, journal, recovered })
+    match found {
+        Found::Alone(Recovered { head, forgotten, .. }) => {
+            tracing::info!(%cluster, %replica, %checkpoint, %head, forgotten, "journal recovered");
+        }
+        Found::Member(RecoveredMember { log, damaged, .. }) => {
+            let head = Op(checkpoint.0 + log.ops.len() as u64);
+            let (commit, head_known, damaged) = (log.commit_max, log.head_known, damaged.len());
+            tracing::info!(
+                %cluster, %replica, %checkpoint, %head, head_known, %commit, damaged,
+                "journal recovered"
+            );
+        }
+    }
 }
 
 impl Opened {
@@ -157,7 +195,7 @@ impl Opened {
 
     /// The way from the log to the shards, and what is still to be replayed.
     pub(super) fn log(self, cores: u16) -> (Log, Unplayed) {
-        let Opened { directory, journal, recovered } = self;
+        let Opened { directory, journal, found } = self;
         let state = directory.superblock.state();
         let head = checkpoint_head(&state);
         let log = Log {
@@ -166,7 +204,7 @@ impl Opened {
             sessions: Sessions::new(Table::new(session::Limits::new(&state.configuration))),
             sessions_at_open: RefCell::default(),
         };
-        (log, Unplayed { recovered })
+        (log, Unplayed { found })
     }
 }
 
@@ -197,7 +235,7 @@ impl Opening {
         ends: Ends,
     ) -> Rc<Core> {
         let Opening { state, topology, resp, .. } = self;
-        let (identity, configuration) = (state.identity, &state.configuration);
+        let configuration = &state.configuration;
         let (options, index) = (&shared.options, ends.core());
         let limits = apply::Limits {
             value_max: configuration.value_size_max,
@@ -206,6 +244,7 @@ impl Opening {
         };
         let head = checkpoint_head(&state);
         let applied_time = Timestamp(head.version_max.0);
+        let clustered = configuration.replica_count > 1;
         let shards = Shards::new(topology, index, shards);
         let scrubbers = Scrubbers::new(options.config.scrub_cycle, shards.len());
         let mut random = ioring::random("node");
@@ -217,12 +256,7 @@ impl Opening {
             topology,
             metrics: Metrics::default(),
             phase: shared.phase.clone(),
-            identity: Identity {
-                cluster: identity.cluster.0,
-                replica: identity.replica.0,
-                resp,
-                compression: format_compression(&configuration.compression),
-            },
+            identity: identity_of(&state, resp),
             mesh,
             clients: Clients::new(index, topology.cores(), max, open),
             runs: Runs::new(options.connections.reply_max),
@@ -239,6 +273,7 @@ impl Opening {
             walks: Walks::new(table),
             random: RefCell::new(random),
             log,
+            clustered,
             replica: OnceCell::new(),
             peers: OnceCell::new(),
             weak: weak.clone(),
@@ -261,83 +296,135 @@ impl Opening {
     }
 }
 
+/// Who the node is.
+fn identity_of(state: &State, resp: SocketAddr) -> Identity {
+    Identity {
+        cluster: state.identity.cluster.0,
+        replica: state.identity.replica.0,
+        resp,
+        compression: format_compression(&state.configuration.compression),
+    }
+}
+
 impl Unplayed {
-    /// Replays the log and makes the node serve; `false` if another core ended before that.
-    pub(super) async fn replay(self, core: &Rc<Core>) -> Result<bool, RecoverError> {
-        let started = ioring::now();
-        let head = checkpoint_head(&core.log().checkpoints.directory().superblock.state());
-        let mut log = RecoveredLog::at_checkpoint(head);
+    /// Makes the node serve; `false` if another core ended before that.
+    pub(super) async fn serve(self, core: &Rc<Core>) -> Result<bool, RecoverError> {
         Checkpoints::start(core);
         core.log().sessions.restore(&core.log().sessions_at_open.take())?;
-        let journal = core.log().checkpoints.journal().expect("the node has not stopped");
-        let mut frames = journal.replay(head.op.next(), self.recovered.head)?;
-        while let Some(frame) = frames.next().await? {
-            let header = Header::verify(&frame[journal::FRAME_HEADER_SIZE..])
-                .expect("the journal gives out frames that it has verified");
-            log.replay(&header)?;
-            core.log().dispatch.push(core, &header, &frame, false);
-            let op = log.head().op;
-            core.applier.wait_applied(op).await;
-            if !core.mesh.wait_applied(Op(op.0.saturating_sub(REPLAY_AHEAD))).await {
-                return Ok(false);
-            }
+        match self.found {
+            Found::Alone(recovered) => replay(core, &recovered).await,
+            Found::Member(recovered) => Ok(join(core, &recovered.log).await),
         }
-        drop(frames);
-        if !core.mesh.wait_applied(log.head().op).await {
+    }
+}
+
+/// Replays the log of a replica that is alone.
+async fn replay(core: &Rc<Core>, recovered: &Recovered) -> Result<bool, RecoverError> {
+    let started = ioring::now();
+    let head = checkpoint_head(&core.log().checkpoints.directory().superblock.state());
+    let mut log = RecoveredLog::at_checkpoint(head);
+    let journal = core.log().checkpoints.journal().expect("the node has not stopped");
+    let mut frames = journal.replay(head.op.next(), recovered.head)?;
+    while let Some(frame) = frames.next().await? {
+        let header = Header::verify(&frame[journal::FRAME_HEADER_SIZE..])
+            .expect("the journal gives out frames that it has verified");
+        log.replay(&header)?;
+        core.log().dispatch.push(core, &header, &frame, false);
+        let op = log.head().op;
+        core.applier.wait_applied(op).await;
+        if !core.mesh.wait_applied(Op(op.0.saturating_sub(REPLAY_AHEAD))).await {
             return Ok(false);
         }
-        let ops = log.head().op.0 - head.op.0;
-        tracing::info!(ops, elapsed = ?(ioring::now() - started), "journal replayed");
-        self.serve(core, &log, head.op).await?;
-        Ok(true)
     }
+    drop(frames);
+    if !core.mesh.wait_applied(log.head().op).await {
+        return Ok(false);
+    }
+    let ops = log.head().op.0 - head.op.0;
+    tracing::info!(ops, elapsed = ?(ioring::now() - started), "journal replayed");
+    continue_alone(core, recovered, &log, head.op).await?;
+    Ok(true)
+}
 
-    /// Raises the view and hands the log to the replica.
-    async fn serve(
-        self,
-        core: &Rc<Core>,
-        log: &RecoveredLog,
-        checkpoint: Op,
-    ) -> Result<(), RecoverError> {
-        let superblock = &core.log().checkpoints.directory().superblock;
-        let state = superblock.state();
-        let configuration = &state.configuration;
-        let pipeline_max = usize::from(configuration.pipeline_max);
-        let config = replica::Config {
-            prepare_size_max: configuration.prepare_size_max as usize,
-            pipeline_max,
-            ..replica::Config::new(
-                state.identity.cluster,
-                state.identity.replica,
-                configuration.log_budget(),
-            )
-        };
-        let buffers = 1 + pipeline_max + RECENT + APPLYING;
-        let pool = BufferPool::new("prepares", config.frame_size_max(), buffers);
-        let commit_max = self.recovered.commit_max.max(state.commit_max);
-        let (id, view) = (state.checkpoint.id, state.view);
-        let mut replica = Replica::recovered(config, pool, log, id, view, commit_max, moment())?;
-        let record = replica.view_to_persist().expect("a replica starts with a view to persist");
-        let (view, log_view) = (record.view, record.log_view);
-        let raise = move |state: &mut vsr::superblock::State| {
-            (state.view, state.log_view) = (view, log_view);
-            state.view_headers = record.headers;
-            state.commit_max = state.commit_max.max(record.commit_max);
-        };
-        superblock.update(raise).await;
-        replica.on_view_durable(view, log_view);
-        // The replay may have taken a checkpoint of its own. Nothing waits from here on until the
-        // core has the replica, which is told of those to come.
-        let (durable, id) = core.log().checkpoints.durable();
-        if durable > checkpoint {
-            replica.on_checkpoint(durable, id);
+/// Raises the view and hands the log to the replica.
+async fn continue_alone(
+    core: &Rc<Core>,
+    recovered: &Recovered,
+    log: &RecoveredLog,
+    checkpoint: Op,
+) -> Result<(), RecoverError> {
+    let state = core.log().checkpoints.directory().superblock.state();
+    let config = replica_config(&state, 0);
+    let buffers = 1 + config.pipeline_max + RECENT + APPLYING;
+    let pool = BufferPool::new("prepares", config.frame_size_max(), buffers);
+    let commit_max = recovered.commit_max.max(state.commit_max);
+    let (id, view) = (state.checkpoint.id, state.view);
+    let mut replica = Replica::recovered(config, pool, log, id, view, commit_max, moment())?;
+    let record = replica.view_to_persist().expect("a replica starts with a view to persist");
+    core.log().checkpoints.vouch(&record).await;
+    replica.on_view_durable(record.view, record.log_view);
+    core.log().dispatch.in_flight.begin_view(record.view);
+    // The replay may have taken a checkpoint of its own. Nothing waits from here on until the
+    // core has the replica, which is told of those to come.
+    let (durable, id) = core.log().checkpoints.durable();
+    if durable > checkpoint {
+        replica.on_checkpoint(durable, id);
+    }
+    start(core, replica, config.pipeline_max);
+    Ok(())
+}
+
+/// Joins the cluster; `false` if another core ended before the node serves.
+async fn join(core: &Rc<Core>, log: &MemberLog) -> bool {
+    let state = core.log().checkpoints.directory().superblock.state();
+    let config = replica_config(&state, ioring::random("replica").next_u64());
+    let (pipeline_max, peers) = (config.pipeline_max, usize::from(config.replica_count) - 1);
+    // Those of one that is alone; what a backup takes out of order and what a view gives up; and
+    // what the outboxes of the peers hold, by class.
+    let buffers = 1 + 3 * pipeline_max + RECENT + APPLYING + 2 * peers * FRAMES_QUEUED;
+    let pool = BufferPool::new("prepares", config.frame_size_max(), buffers);
+    let record = ViewRecord {
+        view: state.view,
+        log_view: state.log_view,
+        headers: state.view_headers.clone(),
+        commit_max: state.commit_max,
+    };
+    let checkpoint = (state.checkpoint.header, state.checkpoint.id);
+    let replica = Replica::rejoined(config, pool, log, &record, checkpoint, moment());
+    start(core, replica, pipeline_max);
+    loop {
+        let index = core.replica().read_index();
+        match ioring::select(index, core.mesh.ended()).await {
+            Either::First(Ok(index)) => {
+                core.applier.wait_applied(index.op).await;
+                return core.mesh.wait_applied(index.op).await;
+            }
+            Either::First(Err(_)) => tracing::info!("waiting for a quorum of the cluster"),
+            Either::Second(()) => return false,
         }
-        core.clock.set(replica.clock());
-        let replica = ReplicaCore::new(replica, pipeline_max);
-        assert!(core.replica.set(replica).is_ok(), "a core gets its replica once");
-        ReplicaCore::start(core, pipeline_max);
-        pulse::start(core);
-        Ok(())
+    }
+}
+
+/// Gives the core its replica, which goes on from here.
+fn start(core: &Rc<Core>, replica: Replica, writers: usize) {
+    core.clock.set(replica.clock());
+    let replica = ReplicaCore::new(replica, writers);
+    assert!(core.replica.set(replica).is_ok(), "a core gets its replica once");
+    ReplicaCore::start(core, writers);
+    pulse::start(core);
+}
+
+/// What a replica of this directory is.
+fn replica_config(state: &State, seed: u64) -> replica::Config {
+    let configuration = &state.configuration;
+    let identity = &state.identity;
+    replica::Config {
+        prepare_size_max: configuration.prepare_size_max as usize,
+        pipeline_max: usize::from(configuration.pipeline_max),
+        replica_count: configuration.replica_count,
+        incarnation: identity.incarnation,
+        seed,
+        ..replica::Config::new(identity.cluster, identity.replica, configuration.log_budget())
     }
 }
 

@@ -155,7 +155,7 @@ async fn strangers(to: SocketAddr, replica: &Replica) {
             of(Member { incarnation: Incarnation(55), ..member(2, 3) }).bytes().to_vec(),
             ErrorCode::UnknownIncarnation,
         ),
-        ("no class", hello(us, 4, |_| ()).bytes().to_vec(), ErrorCode::BadRequest),
+        ("no class", hello(us, 5, |_| ()).bytes().to_vec(), ErrorCode::BadRequest),
         (
             "a damaged greeting",
             [&hello(us, 1, |_| ()).bytes()[..240], &[0xff; 16]].concat(),

@@ -238,7 +238,7 @@ fn reports_say_what_happened() {
     });
     world.run_for(Duration::from_millis(200));
     let reports = outcome.take().expect("it returned").remove(0);
-    let [control, _, transfers] = &reports[0].classes[..] else { panic!("three classes") };
+    let [control, _, transfers, _] = &reports[0].classes[..] else { panic!("four classes") };
     assert_eq!((control.class, control.sending.connects), ("control", 1));
     assert!(control.sending.messages <= 10 && control.receiving.messages > 10);
     assert_eq!(transfers.sending.dropped_full, 96);

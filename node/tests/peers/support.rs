@@ -13,7 +13,7 @@ use std::time::Duration;
 use ioring::{BufferPool, Frozen, ListenOptions, Listener, Queue, sleep, spawn};
 use node::peers::{Body, Class, Config, Deliver, Member, Peers};
 use vsr::journal::{BODY_OFFSET, FRAME_HEADER_SIZE, frame_size};
-use wire::message::{Headers, Ping, Prepare, Purpose};
+use wire::message::{Forward, Headers, Ping, Prepare, Purpose};
 use wire::{
     CheckpointId, Checksum, ClusterId, Draft, HEADER_SIZE, Header, Incarnation, Op, ReplicaId,
     Timestamp,
@@ -83,12 +83,13 @@ impl Deliver for Checker {
             // The class is in the parent, as the test has no other place for it.
             (prepare.op, Class::from_u8(prepare.parent.0 as u8).unwrap(), bytes)
         } else {
-            let Body::Bytes(bytes) = body else { panic!("control messages are small") };
+            let Body::Bytes(bytes) = body else { panic!("what is no prepare is small") };
             let op = match header.tail::<Ping>() {
                 Some(ping) => ping.op,
                 None => Op(u64::from_le_bytes(bytes[..8].try_into().unwrap())),
             };
-            (op, Class::Control, bytes.to_vec())
+            let forward = header.tail::<Forward>().is_some();
+            (op, if forward { Class::Forwards } else { Class::Control }, bytes.to_vec())
         };
         assert_eq!(header.replica(), from, "in its own name");
         assert_eq!(bytes, content(from, op, bytes.len()), "as it was sent");
@@ -147,6 +148,13 @@ pub(crate) fn headers(from: ReplicaId, size: usize) -> (Header, Vec<u8>) {
     (Draft { cluster: CLUSTER, replica: from, ..Draft::default() }.seal(&tail, &body), body)
 }
 
+/// Writes that are passed on.
+pub(crate) fn forward(from: ReplicaId, size: usize) -> (Header, Vec<u8>) {
+    let body = content(from, Op(ioring::now().as_nanos()), size);
+    let tail = Forward { number: 0 };
+    (Draft { cluster: CLUSTER, replica: from, ..Draft::default() }.seal(&tail, &body), body)
+}
+
 /// A replica: its connections, what it has heard, and where it takes frames from.
 pub(crate) struct Replica {
     pub(crate) peers: Rc<Peers>,
@@ -193,6 +201,11 @@ impl Replica {
                 if random.chance(3) {
                     let (header, body) = headers(from, 8 + random.below(9000) as usize);
                     self.peers.send(to, &header, &body);
+                    sleep(Duration::from_nanos(1)).await;
+                }
+                if random.chance(2) {
+                    let (header, body) = forward(from, 8 + random.below(60_000) as usize);
+                    self.peers.forward(to, &header, &body);
                     sleep(Duration::from_nanos(1)).await;
                 }
                 for class in [Class::Prepares, Class::Transfers] {

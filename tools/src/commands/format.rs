@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     /// Which replica this is, counted from 0
     #[arg(long, value_name = "I")]
     replica: u8,
-    /// How many replicas the cluster has
+    /// How many replicas the cluster has: 1, 3 or 5
     #[arg(long, value_name = "N")]
     replicas: u8,
     /// Parts that the keys are divided into, at least the cores of the largest host
@@ -47,10 +47,6 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
-    if arguments.replicas != 1 {
-        let error = anyhow!("this release runs clusters of one replica: --replicas 1");
-        return Err(Failure::Usage(error));
-    }
     let configuration = Configuration {
         replica_count: arguments.replicas,
         shard_count: arguments.shards,

@@ -21,10 +21,12 @@ use wire::{ClientTag, Requests};
 use super::Replica;
 
 /// A request that no commit will answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Dropped {
     /// Its tag.
     pub tag: ClientTag,
+    /// The request, as it was taken.
+    pub request: Box<[u8]>,
     /// Whether it had an op: then it may happen all the same. Otherwise it certainly never does.
     pub may_happen: bool,
 }
@@ -35,7 +37,11 @@ pub(super) struct Drops(VecDeque<Dropped>);
 
 impl Drops {
     pub(super) fn add(&mut self, requests: Requests<'_>, may_happen: bool) {
-        self.0.extend(requests.map(|request| Dropped { tag: request.tag(), may_happen }));
+        self.0.extend(requests.map(|request| Dropped {
+            tag: request.tag(),
+            request: request.bytes().into(),
+            may_happen,
+        }));
     }
 }
 

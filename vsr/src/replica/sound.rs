@@ -1,8 +1,8 @@
 //! What a peer's message may say: the first look at every field, before anything follows from it.
 //!
 //! A message that arrives is whole, of this cluster and of who it says it is from. That leaves the
-//! numbers in it, which are a claim. Members do not lie, but one whose memory or disk is corrupt may
-//! say anything under a right checksum, and it must not take the others down with it. So:
+//! numbers in it, which are a claim. Members do not lie, but one whose memory or disk is corrupt
+//! may say anything under a right checksum, and it must not take the others down with it. So:
 //!
 //! 1. *No sense.* A number that no member of this release can have come to (an op above its own
 //!    head, a commit number above it, a view sixteen million views away, a list with a wrong order
@@ -11,9 +11,9 @@
 //! 2. *Contradiction.* A prepare of the view that is not what the log of the view has at that op or
 //!    beside it is refused likewise. One of the two is wrong, and which one cannot be told; the op
 //!    will not commit here along a broken chain.
-//! 3. *Divergence.* Where the log of a view, in the words of its own primary, does not continue what
-//!    is committed here, the histories of two members differ, and one of them has answered clients
-//!    with what never was. The replica stops for good and names the op and both versions
+//! 3. *Divergence.* Where the log of a view, in the words of its own primary, does not continue
+//!    what is committed here, the histories of two members differ, and one of them has answered
+//!    clients with what never was. The replica stops for good and names the op and both versions
 //!    ([`Replica::diverged`]); who drives it ends the process. Nothing less proves a divergence:
 //!    third parties, old views and single prepares among many do not.
 //!

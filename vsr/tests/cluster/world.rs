@@ -413,7 +413,7 @@ impl World {
             self.ledger.commit(&commit, (copies, quorum), |tag| taken.remove(&tag));
         }
         while let Some(dropped) = self.replica(node).next_dropped() {
-            let Dropped { tag, may_happen } = dropped;
+            let Dropped { tag, may_happen, .. } = dropped;
             self.say(|| format!("{node} drops a request, may_happen={may_happen}"));
             assert!(self.nodes[node].taken.remove(&tag.0), "a request is answered once");
             self.ledger.drop_request(tag.0, may_happen);

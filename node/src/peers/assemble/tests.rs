@@ -1,7 +1,7 @@
 //! What streams of any bytes come to: whole messages or a named fault, in bounded memory.
 
 use proptest::prelude::*;
-use wire::message::{Error, Headers, Hello, Ping, Prepare, Purpose, Tail};
+use wire::message::{Error, Forward, Headers, Hello, Ping, Prepare, Purpose, Tail};
 use wire::{
     CheckpointId, Checksum, Draft, ErrorCode, HeaderError, Incarnation, Op, Release, RequestNumber,
     Timestamp, checksum,
@@ -217,6 +217,7 @@ fn stream(class: Class, sizes: &[usize]) -> (Vec<u8>, Vec<usize>) {
         bytes.extend(match (class, size % 3) {
             (Class::Control, 0) => message(&ping(index as u64), &[]),
             (Class::Control, _) => message(&Headers { count: index as u32 }, &body),
+            (Class::Forwards, _) => message(&Forward { number: index as u64 }, &body),
             _ => message(&prepare(index as u64), &body),
         });
         ends.push(bytes.len());

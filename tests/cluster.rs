@@ -1,0 +1,101 @@
+//! Three nodes of the built binary: one store.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use client::Reply;
+use support::cluster::Cluster;
+
+/// Small directories.
+const SMALL: &[&str] = &["--journal-size", "128MiB", "--shards", "2"];
+
+fn bulk(text: &str) -> Reply {
+    Reply::Bulk(text.as_bytes().to_vec())
+}
+
+fn ok() -> Reply {
+    Reply::Simple("OK".to_owned())
+}
+
+#[test]
+fn every_member_takes_writes_and_sees_all_of_them() {
+    let mut cluster = Cluster::format(SMALL);
+    cluster.start_all();
+    for writer in 0..3 {
+        for round in 0..20 {
+            let (key, value) = (format!("key-{writer}"), format!("value-{round}"));
+            assert_eq!(cluster.call(writer, &["SET", &key, &value]), ok());
+            for reader in 0..3 {
+                let read = cluster.call(reader, &["GET", &key]);
+                assert_eq!(read, bulk(&value), "written at {writer}, read at {reader}");
+            }
+        }
+    }
+    let large = "x".repeat(600_000);
+    for writer in 0..3 {
+        assert_eq!(cluster.call(writer, &["SET", "large", &large]), ok());
+        let replaced = cluster.call(writer, &["SET", "large", &large, "GET"]);
+        assert_eq!(replaced, bulk(&large));
+        assert_eq!(cluster.call((writer + 1) % 3, &["GET", "large"]), bulk(&large));
+        for count in 1..=5 {
+            let count = i64::from(count + 5 * writer as i32);
+            assert_eq!(cluster.call(writer, &["INCR", "counter"]), Reply::Integer(count));
+        }
+    }
+    assert_eq!(cluster.call(2, &["FLUSHALL"]), ok());
+    assert_eq!(cluster.call(1, &["DBSIZE"]), Reply::Integer(0));
+    (0..3).for_each(|index| cluster.signal(index, "TERM"));
+    for index in 0..3 {
+        assert!(cluster.ended(index), "member {index} stops in good order\n{}", cluster.logs());
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_the_primary() {
+    let mut cluster = Cluster::format(SMALL);
+    cluster.start_all();
+    for round in 0..4 {
+        let value = format!("round-{round}");
+        let killed = cluster.primary();
+        for key in 0..50 {
+            assert_eq!(cluster.call(killed, &["SET", &format!("key-{key}"), &value]), ok());
+        }
+        cluster.kill(killed);
+        let since = Instant::now();
+        let other = (killed + 1) % 3;
+        assert_eq!(cluster.call(other, &["SET", "after", &value]), ok());
+        let elapsed = since.elapsed();
+        println!("round {round}: writes flow again {elapsed:?} after the primary was killed");
+        assert!(elapsed < Duration::from_secs(5), "{elapsed:?}\n{}", cluster.logs());
+        for reader in [other, (killed + 2) % 3] {
+            for key in 0..50 {
+                assert_eq!(cluster.call(reader, &["GET", &format!("key-{key}")]), bulk(&value));
+            }
+        }
+        cluster.start(killed);
+        cluster.wait_serving(killed);
+        assert_eq!(cluster.call(killed, &["GET", "after"]), bulk(&value));
+    }
+}
+
+#[test]
+fn one_member_alone_says_nothing_and_a_second_one_is_enough() {
+    let mut cluster = Cluster::format(SMALL);
+    cluster.start(1);
+    cluster.wait_for("member 1 listens", || cluster.connect(1).is_some());
+    let reply = cluster.connect(1).unwrap().call(&["SET", "a", "b"]).unwrap();
+    assert!(matches!(&reply, Reply::Error(text) if text.starts_with("LOADING")), "{reply:?}");
+    cluster.start(2);
+    assert_eq!(cluster.call(1, &["SET", "a", "b"]), ok());
+    cluster.kill(2);
+    let mut alone = cluster.connect(1).unwrap();
+    // It may have been on its way when the other one died; then nobody can say.
+    let reply = alone.call(&["SET", "a", "c"]);
+    let refused = |text: &str| text.starts_with("TRYAGAIN");
+    assert!(matches!(&reply, Ok(Reply::Error(text)) if refused(text)) || reply.is_err());
+    let reply = cluster.connect(1).unwrap().call(&["GET", "a"]).unwrap();
+    assert!(matches!(&reply, Reply::Error(text) if refused(text)), "{reply:?}");
+    cluster.signal(1, "TERM");
+    assert!(cluster.ended(1), "it stops alone too\n{}", cluster.logs());
+}
