@@ -266,7 +266,9 @@ impl Journal {
             ioring::mark!("journal_torn_tail_forgotten");
         }
         let mut ring = Ring::recovered(superblock, &evidence.epochs);
-        if !ring.load(&solo.prefix, &[], &solo.copies) {
+        ring.load(&solo.prefix, &[]);
+        let used = ring.unused().next().is_none();
+        if used && ring.take_originals(&solo.prefix, &solo.copies, |_| true).is_none() {
             return Err(RecoverError::NoFreeSegment { path: path() });
         }
         let tail = tail_headers(file, superblock, &solo).await.map_err(damaged)?;

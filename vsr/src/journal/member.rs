@@ -9,7 +9,8 @@
 //! 1. Everything is scanned and made durable; [`super::recovery`] says what counts.
 //! 2. The frames that count get their place in memory by op and checksum, strays too.
 //! 3. A segment is chosen to begin with whose loss would change nothing
-//!    (`recovery/expendable.rs`): what it says others say too.
+//!    (`recovery/expendable.rs`): what it says others say too. Where there is none, the segment of
+//!    copies that was being written when the process died is given back for their originals.
 //! 4. A marker is written there, durable: it names the tail, present or damaged, and the highest
 //!    commit number. From here on every other unused segment may go.
 //!
@@ -139,10 +140,10 @@ fn load(superblock: &State, found: &Found) -> Option<Ring> {
         _ => None,
     });
     let present: Vec<Sighting> = present.collect();
-    if !ring.load(&present, &log.unresolved, &log.copies) {
-        return None;
-    }
-    let first = ring.unused().find(|&segment| log.stands_without(view, evidence, segment))?;
+    ring.load(&present, &log.unresolved);
+    let says_nothing = |segment| log.stands_without(view, evidence, segment);
+    let first = ring.unused().find(|segment| says_nothing(*segment));
+    let first = first.or_else(|| ring.take_originals(&present, &log.copies, says_nothing))?;
     ring.begin_with(first);
     Some(ring)
 }

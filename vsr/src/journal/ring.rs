@@ -240,16 +240,8 @@ impl Ring {
         Ring::new(geometry, superblock.identity.incarnation, epochs, superblock.checkpoint.op)
     }
 
-    /// Takes over what recovery found: the frames that count, those that may, and the earlier
-    /// copies of the former. `false` if no segment is unused: bad frames where copies should be can
-    /// have that effect.
-    #[must_use]
-    pub(crate) fn load(
-        &mut self,
-        frames: &[Sighting],
-        strays: &[Sighting],
-        copies: &BTreeMap<Op, Location>,
-    ) -> bool {
+    /// Takes over what recovery found: the frames that count, and those that may.
+    pub(crate) fn load(&mut self, frames: &[Sighting], strays: &[Sighting]) {
         for frame in frames {
             let known = Known { location: frame.location, checksum: frame.summary.checksum };
             self.place_op(frame.summary.op, known);
@@ -257,27 +249,36 @@ impl Ring {
         for stray in strays {
             self.place_stray(stray);
         }
-        if self.unused().next().is_some() {
-            return true;
-        }
-        // The segment that was written when the process died, if it holds nothing but copies.
+    }
+
+    /// Empties the segment that was being written when the process died, if it holds nothing but
+    /// `copies` and `may` be used: their originals count instead. `None`: there is no such segment;
+    /// bad frames where copies should be can have that effect.
+    pub(crate) fn take_originals(
+        &mut self,
+        frames: &[Sighting],
+        copies: &BTreeMap<Op, Location>,
+        may: impl Fn(SegmentId) -> bool,
+    ) -> Option<SegmentId> {
         let elsewhere = |frame: &Sighting, segment| {
             copies.get(&frame.summary.op).copied().filter(|copy| copy.segment != segment)
         };
         let in_it = |segment| frames.iter().filter(move |frame| frame.location.segment == segment);
-        let stray = |segment| strays.iter().any(|stray| stray.location.segment == segment);
+        let stray = |segment| self.strays.values().any(|location| location.segment == segment);
         let spare = self.ids().find(|&segment| {
-            !stray(segment) && in_it(segment).all(|frame| elsewhere(frame, segment).is_some())
-        });
-        let Some(spare) = spare else { return false };
+            self.has_live(segment)
+                && !stray(segment)
+                && in_it(segment).all(|frame| elsewhere(frame, segment).is_some())
+                && may(segment)
+        })?;
         ioring::mark!("journal_originals_taken");
         for frame in in_it(spare) {
             let location = elsewhere(frame, spare).expect("just seen");
             let known = Known { location, checksum: frame.summary.checksum };
             self.place_op(frame.summary.op, known);
         }
-        assert!(self.unused().next().is_some(), "a segment without live frames is unused");
-        true
+        assert!(!self.has_live(spare), "a segment of copies is emptied");
+        Some(spare)
     }
 
     /// Segments without live frames, those that were used longest ago first: after a restart.
@@ -636,3 +637,6 @@ impl Ring {
         self.segment(segment).live > 0
     }
 }
+
+#[cfg(test)]
+mod tests;

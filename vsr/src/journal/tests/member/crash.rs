@@ -153,6 +153,10 @@ fn members_survive_any_crash() {
     let base = prepared(7, 150);
     let (states, failures) = all_states(&base, (9, 60), Sabotage::None, 1500);
     assert!(states > 500 && failures == 0, "{failures} of {states}");
+    let reached = ioring::sim::marks::hits();
+    for mark in ["journal_append_waited_for_space", "journal_frame_written_again"] {
+        assert!(reached.contains_key(mark), "{mark} was never reached: {reached:?}");
+    }
 }
 
 #[test]
