@@ -162,6 +162,7 @@ impl Core {
             op: self.applier.applied(),
             timestamp: self.applier.log_time(),
             window: self.window,
+            primary: self.replica.get().and_then(ReplicaCore::primary_elsewhere),
         }
     }
 

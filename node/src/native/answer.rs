@@ -22,6 +22,8 @@ pub struct Voice {
     pub timestamp: Timestamp,
     /// Requests outstanding in one session.
     pub window: u64,
+    /// Who is primary, if that is another replica.
+    pub primary: Option<ReplicaId>,
 }
 
 /// What an answer has to say of its request.
@@ -121,8 +123,8 @@ impl Answer {
             number: self.number,
             code,
             retry_after_ms: if code.is_transient() { RETRY_AFTER_MS } else { 0 },
-            primary: ReplicaId(0),
-            primary_known: false,
+            primary: voice.primary.unwrap_or(ReplicaId(0)),
+            primary_known: voice.primary.is_some(),
         };
         out.extend_from_slice(voice.draft.seal(&error, why.as_bytes()).bytes());
         out.extend_from_slice(why.as_bytes());
@@ -142,6 +144,7 @@ fn explain(code: ErrorCode) -> &'static str {
             "nothing was done: the session has too much outstanding, or a request before is missing"
         }
         ErrorCode::ResultDropped => "the request was executed, and its result is not kept",
+        ErrorCode::NotPrimary => "another replica is primary, or none for now; nothing was done",
         ErrorCode::NotReady => "the node is starting; nothing was done",
         ErrorCode::Stopping => "the node is stopping; nothing was done",
         ErrorCode::BadRequest => "the session never executed what this acknowledges",

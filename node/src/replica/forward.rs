@@ -216,9 +216,13 @@ impl Forwards {
     }
 }
 
-/// Whether a peer's bytes are requests, of no more operations than a run may have.
+/// Whether a peer's bytes are requests, of no more operations than a run may have, and of no
+/// session: clients that have one speak to the primary.
 fn is_whole(body: &[u8]) -> bool {
     let Ok(requests) = Requests::verify(body) else { return false };
+    if requests.clone().any(|request| request.session().is_some()) {
+        return false;
+    }
     let operations = requests.map(|request| request.operation_count() as usize);
     let total = operations.fold(0, usize::saturating_add);
     (1..=OPERATIONS_MAX).contains(&total)

@@ -42,7 +42,7 @@ use ioring::sync::{self, Event};
 use ioring::{Either, Frozen, Instant, Queue, spawn};
 use vsr::replica::{Append, Refused, Replica, Status};
 use wire::operation::Opcode;
-use wire::{CheckpointId, ErrorCode, Op, Outcome, RequestView, SliceSink, Timestamp};
+use wire::{CheckpointId, ErrorCode, Op, Outcome, ReplicaId, RequestView, SliceSink, Timestamp};
 
 use crate::core::{Admission, Core, moment};
 use crate::mesh::ReadIndex;
@@ -118,7 +118,7 @@ impl ReplicaCore {
             replica: RefCell::new(replica),
             appends: sync::Queue::new(pipeline_max),
             appends_max: pipeline_max,
-            rounds: Rounds::default(),
+            rounds: Rounds::new(),
             work: Event::new(),
             room: Event::new(),
             waiting_for_room: Cell::new(0),
@@ -191,7 +191,8 @@ impl ReplicaCore {
             }
             match (self.wait_for_gate().await, origin) {
                 (Gate::Open, _) => {}
-                (Gate::Elsewhere, Origin::Client) => {
+                // Clients with sessions go to the primary by themselves.
+                (Gate::Elsewhere, Origin::Client) if request.session().is_none() => {
                     self.forward(core, request).await;
                     return Ok(());
                 }
@@ -326,6 +327,13 @@ impl ReplicaCore {
     #[must_use]
     pub fn proposes(&self) -> bool {
         self.member.as_ref().is_none_or(|member| member.gate().0 == Gate::Open)
+    }
+
+    /// The primary, if it is another member.
+    #[must_use]
+    pub fn primary_elsewhere(&self) -> Option<ReplicaId> {
+        let gate = self.member.as_ref()?.gate().0;
+        (gate == Gate::Elsewhere).then(|| self.replica.borrow().primary())
     }
 
     /// An op that contains everything acknowledged by whichever member before this was called.

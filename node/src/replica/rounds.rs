@@ -13,6 +13,8 @@
 //! 3. A question or its answer may be lost, or there is no primary: it is asked again, with the
 //!    same number, every [`AGAIN`]. An answer to an earlier asking is as good, because all that
 //!    wait for this number came before it was first asked.
+//!    Numbers begin at random in each life, so that an answer to a question of the life before is
+//!    not taken for one to a question of this.
 //! 4. Readers give up after a while, by name. Nothing is left behind but the question.
 
 use std::cell::{Cell, RefCell};
@@ -35,7 +37,6 @@ use crate::topology::CoreIndex;
 const AGAIN: Duration = Duration::from_millis(20);
 
 /// See the module's text.
-#[derive(Default)]
 pub struct Rounds {
     asked: Cell<u64>,
     answered: Cell<u64>,
@@ -49,6 +50,20 @@ pub struct Rounds {
 }
 
 impl Rounds {
+    /// Nothing is asked.
+    pub(super) fn new() -> Rounds {
+        let first = ioring::random("read indexes").next_u64() >> 1;
+        Rounds {
+            asked: Cell::new(first),
+            answered: Cell::new(first),
+            until: Cell::default(),
+            index: Cell::default(),
+            came: Event::new(),
+            out: Event::new(),
+            far: RefCell::default(),
+        }
+    }
+
     /// Starts the task that asks again.
     pub(super) fn start(core: &Rc<Core>) {
         let core = core.clone();

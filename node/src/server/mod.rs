@@ -270,7 +270,7 @@ async fn serve_first(
         return Err(StartError::CoreEnded);
     }
     // A member may wait for its cluster for as long as nobody stops it.
-    match ioring::select(unplayed.serve(&core), stop.wait()).await {
+    match ioring::select(Box::pin(unplayed.serve(&core)), stop.wait()).await {
         Either::First(Ok(true)) => {}
         Either::First(Ok(false)) => return Err(StartError::CoreEnded),
         Either::First(Err(error)) => return Err(error.into()),
