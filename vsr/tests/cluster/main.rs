@@ -17,4 +17,6 @@ mod ledger;
 mod lives;
 mod real;
 mod script;
+#[path = "../support/traces.rs"]
+mod traces;
 mod world;

@@ -1,15 +1,11 @@
 //! Scripts of steps for a cluster of three whose printed trace is the expected result:
 //! `vsr/tests/scenarios/cluster/*.txt`.
 //!
-//! A line that begins with `>` is a step; the lines after it are what happened until the step was
-//! over. `#` begins a comment. A message takes 20 us, a write 200 us; timeouts are spread as
-//! always, from one seed. Heartbeats and pings are left out, unless a step asks for them. With
-//! `UPDATE_SCENARIOS=1` in the environment the files are rewritten with what happens now, to be
-//! read before they are committed.
+//! The form is that of `traces`. A message takes 20 us, a write 200 us; timeouts are spread as
+//! always, from one seed. Heartbeats and pings are left out, unless a step asks for them.
 
 use std::cell::RefCell;
 use std::fmt::Write;
-use std::path::Path;
 
 use wire::message::{
     Commit, CommitOk, DoViewChange, GetHeaders, GetPrepare, Headers, PreVote, Prepare, PrepareOk,
@@ -18,6 +14,7 @@ use wire::message::{
 use wire::{Command, Header, Op};
 
 use crate::lives::config;
+use crate::traces;
 use crate::world::{MS, World};
 
 /// What a message says, in a few words.
@@ -79,7 +76,7 @@ impl Script {
         writeln!(self.trace, "{text}").expect("strings grow");
     }
 
-    fn run(&mut self, step: &str) {
+    fn play(&mut self, step: &str) {
         let words: Vec<&str> = step.split_whitespace().collect();
         let number = |index: usize| words[index].parse::<u64>().expect("a number");
         let node = |index: usize| number(index) as usize;
@@ -139,42 +136,17 @@ impl Script {
     }
 }
 
-/// The script with the trace that its steps give now.
-fn replayed(text: &str) -> String {
-    let mut script = Script::new();
-    let mut kept_blank = true;
-    for line in text.lines() {
-        if let Some(step) = line.strip_prefix('>') {
-            script.say(line);
-            script.run(step);
-        } else if line.starts_with('#') || (line.is_empty() && !kept_blank) {
-            script.say(line);
-        }
-        kept_blank = line.is_empty();
+impl traces::Play for Script {
+    fn run(&mut self, step: &str) {
+        self.play(step);
     }
-    script.trace
+
+    fn trace(&mut self) -> &mut String {
+        &mut self.trace
+    }
 }
 
 #[test]
 fn scripts_of_clusters_give_the_traces_that_they_document() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios/cluster");
-    let update = std::env::var_os("UPDATE_SCENARIOS").is_some();
-    let mut count = 0;
-    for entry in std::fs::read_dir(folder).expect("the folder is there") {
-        let path = entry.expect("it can be read").path();
-        let expected = std::fs::read_to_string(&path).expect("it is text");
-        let actual = replayed(&expected);
-        if update {
-            std::fs::write(&path, &actual).expect("it can be written");
-        } else {
-            let mut lines = actual.lines().zip(expected.lines()).enumerate();
-            if let Some((index, (actual, expected))) = lines.find(|(_, (a, e))| a != e) {
-                let at = index + 1;
-                panic!("{}:{at}:\nexpected {expected}\nactual   {actual}", path.display());
-            }
-            assert_eq!(actual.lines().count(), expected.lines().count(), "{}", path.display());
-        }
-        count += 1;
-    }
-    assert!(count >= 6, "only {count} scripts were found");
+    traces::assert_replayed("scenarios/cluster", 6, Script::new);
 }

@@ -7,3 +7,5 @@ mod counting;
 mod harness;
 mod model;
 mod scenarios;
+#[path = "../support/traces.rs"]
+mod traces;

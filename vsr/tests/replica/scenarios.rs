@@ -1,21 +1,19 @@
 //! Scripts of steps whose printed trace is the expected result: `vsr/tests/scenarios/*.txt`. Those
 //! of clusters are in the folder below, and played by the test `cluster`.
 //!
-//! A line that begins with `>` is a step; the lines after it are what the replica did. `#` begins a
-//! comment. The replica has the smallest configuration: 4 prepares in the pipeline, prepares of
-//! 4 KiB, 1 KiB for a write in parallel, writes overdue after 1 us, a log of 16 sectors of which 2
-//! are kept for pulses. Times are relative to the start. With `UPDATE_SCENARIOS=1` in the
-//! environment the files are rewritten with what happens now, to be read before they are committed.
+//! The form is that of `traces`. The replica has the smallest configuration: 4 prepares in the
+//! pipeline, prepares of 4 KiB, 1 KiB for a write in parallel, writes overdue after 1 us, a log of
+//! 16 sectors of which 2 are kept for pulses. Times are relative to the start.
 
 use std::collections::HashMap;
 use std::fmt::Write;
-use std::path::Path;
 
 use vsr::replica::{Config, Expiry, Moment};
 use wire::message::Prepare;
 use wire::{Checksum, Header, Op, Timestamp};
 
 use crate::harness::{Disk, Harness, tags};
+use crate::traces;
 
 /// Where time begins, so that a clock can be set back.
 const START_NS: u64 = 1 << 50;
@@ -88,7 +86,7 @@ impl Script {
         }
     }
 
-    fn run(&mut self, step: &Step<'_>) {
+    fn play(&mut self, step: &Step<'_>) {
         match step.name {
             "start" => self.start(),
             "crash" => self.crash(step),
@@ -246,49 +244,17 @@ fn relative(time: Timestamp) -> String {
     format!("{:+}", i128::from(time.0) - i128::from(START_NS))
 }
 
-/// The script with the trace that its steps give now.
-fn replayed(text: &str) -> String {
-    let mut script = Script::new();
-    let mut kept_blank = true;
-    for line in text.lines() {
-        if let Some(step) = line.strip_prefix('>') {
-            script.say(line);
-            script.run(&Step::parse(step));
-        } else if line.starts_with('#') || (line.is_empty() && !kept_blank) {
-            script.say(line);
-        }
-        kept_blank = line.is_empty();
+impl traces::Play for Script {
+    fn run(&mut self, step: &str) {
+        self.play(&Step::parse(step));
     }
-    script.trace
-}
 
-fn assert_same(actual: &str, expected: &str, path: &Path) {
-    let mut lines = actual.lines().zip(expected.lines()).enumerate();
-    let different = lines.find(|(_, (actual, expected))| actual != expected);
-    if let Some((index, (actual, expected))) = different {
-        panic!("{}:{}:\nexpected {expected}\nactual   {actual}", path.display(), index + 1);
+    fn trace(&mut self) -> &mut String {
+        &mut self.trace
     }
-    assert_eq!(actual.lines().count(), expected.lines().count(), "{}", path.display());
 }
 
 #[test]
 fn scripts_give_the_traces_that_they_document() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
-    let update = std::env::var_os("UPDATE_SCENARIOS").is_some();
-    let mut count = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            continue;
-        }
-        let expected = std::fs::read_to_string(&path).unwrap();
-        let actual = replayed(&expected);
-        if update {
-            std::fs::write(&path, &actual).unwrap();
-        } else {
-            assert_same(&actual, &expected, &path);
-        }
-        count += 1;
-    }
-    assert!(count >= 6, "only {count} scripts were found");
+    traces::assert_replayed("scenarios", 6, Script::new);
 }
