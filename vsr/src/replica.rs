@@ -299,7 +299,7 @@ impl Replica {
             counters: Counters::default(),
             outbox: Outbox::new(config.replica_count),
             timers: Timers::new(config.seed, config.replica.0),
-            peers: Peers::default(),
+            peers: Peers::new(quorums.view_change),
             leading: Leading::default(),
             leaving: Leaving::default(),
             repair: Repair::default(),

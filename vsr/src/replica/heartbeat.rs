@@ -12,7 +12,8 @@
 //!    included: its own vote is never among the first then, and everything else it does is late.
 //! 5. And when it is behind: it could not commit what it gives ops to.
 //! 6. Pings between all members measure round trips, which timeouts and the choice of whom to ask
-//!    follow, and tell each other's checkpoints.
+//!    follow, and tell each other's checkpoints. Timeouts follow as many of the nearest as make a
+//!    quorum; who has not answered for some pings counts for nothing.
 
 use wire::message::{Commit, CommitOk, Ping, Pong};
 use wire::{Header, Op, ReplicaId, Timestamp};
@@ -25,32 +26,57 @@ use super::{Replica, Status};
 const SLOW_FACTOR: u64 = 10;
 /// The longest round trip that counts as one: beyond that a message was held up, or is a lie.
 const ROUND_TRIP_MAX_NS: u64 = 2_000_000_000;
+/// Pings without an answer after which a peer is neither near nor far.
+const PINGS_MISSED: u64 = 4;
 /// Writes that must have been measured before a disk is called slow.
 const SLOW_SAMPLES: u32 = 32;
 
 /// What a replica knows of the others.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Peers {
-    /// Smoothed round trips; 0 where none was measured.
+    /// So many of them make a quorum with this replica.
+    needed: usize,
+    /// Smoothed round trips; 0 where none was measured of late.
     rtt_ns: [u64; MEMBERS_MAX],
+    /// When each was measured last.
+    measured_ns: [u64; MEMBERS_MAX],
     /// The last checkpoint of each, as far as it has said.
     pub(super) checkpoint: [Op; MEMBERS_MAX],
 }
 
 impl Peers {
-    fn measure(&mut self, peer: ReplicaId, sample_ns: u64) {
+    pub(super) fn new(quorum: u8) -> Peers {
+        let needed = usize::from(quorum).saturating_sub(1);
+        let (rtt_ns, measured_ns) = Default::default();
+        Peers { needed, rtt_ns, measured_ns, checkpoint: Default::default() }
+    }
+
+    fn measure(&mut self, peer: ReplicaId, sample_ns: u64, now_ns: u64) {
+        self.measured_ns[usize::from(peer.0)] = now_ns;
         let sample_ns = sample_ns.min(ROUND_TRIP_MAX_NS);
         let rtt = &mut self.rtt_ns[usize::from(peer.0)];
         *rtt = if *rtt == 0 { sample_ns.max(1) } else { (*rtt * 7 + sample_ns) / 8 };
+    }
+
+    /// Forgets how near those were who have not answered since.
+    fn forget(&mut self, since_ns: u64) {
+        for (rtt_ns, at_ns) in self.rtt_ns.iter_mut().zip(self.measured_ns) {
+            *rtt_ns = if at_ns < since_ns { 0 } else { *rtt_ns };
+        }
     }
 
     pub(super) fn rtt_ns(&self, peer: ReplicaId) -> u64 {
         self.rtt_ns[usize::from(peer.0)]
     }
 
-    /// The longest round trip measured: what a quorum may take.
+    /// How long the round trip to as many of the nearest as make a quorum takes; 0 before any was
+    /// measured. One that is far away, or was when it died, holds up nobody who can do without it.
     pub(super) fn quorum_rtt_ns(&self) -> u64 {
-        self.rtt_ns.iter().copied().max().unwrap_or(0)
+        let mut measured = self.rtt_ns;
+        measured.sort_unstable();
+        let first = measured.partition_point(|rtt| *rtt == 0);
+        let wanted = (first + self.needed).clamp(1, MEMBERS_MAX) - 1;
+        measured[wanted]
     }
 
     pub(super) fn at_checkpoint(&mut self, peer: ReplicaId, op: Op) {
@@ -176,7 +202,7 @@ impl Replica {
         self.hear_backup(from);
         if ok.round == self.leading.round {
             let sample_ns = self.monotonic_ns.saturating_sub(self.leading.round_at_ns);
-            self.peers.measure(from, sample_ns);
+            self.peers.measure(from, sample_ns, self.monotonic_ns);
         }
         let answered = &mut self.leading.answered[usize::from(from.0)];
         *answered = (*answered).max(ok.round);
@@ -218,6 +244,8 @@ impl Replica {
     }
 
     pub(super) fn ping(&mut self) {
+        let since_ns = self.monotonic_ns.saturating_sub(PINGS_MISSED * self.config.timing.ping_ns);
+        self.peers.forget(since_ns);
         let ping = Ping {
             monotonic: self.monotonic_ns,
             checkpoint: self.checkpoint_id,
@@ -243,7 +271,7 @@ impl Replica {
         let pong = header.tail::<Pong>().expect("the command says so");
         // One that answers a ping of an earlier life may be from the future.
         if let Some(sample_ns) = self.monotonic_ns.checked_sub(pong.monotonic) {
-            self.peers.measure(from, sample_ns);
+            self.peers.measure(from, sample_ns, self.monotonic_ns);
         }
     }
 }

@@ -231,7 +231,9 @@ impl Replica {
     /// The fastest peer at first, mostly; then each in turn.
     fn pick_peer(&mut self, attempts: u32) -> ReplicaId {
         let explores = self.timers.random().chance(EXPLORE);
-        let fastest = self.config.peers().min_by_key(|peer| self.peers.rtt_ns(*peer));
+        // Who was not measured of late is away, or new: 0 becomes the longest there is.
+        let distance = |peer: &ReplicaId| self.peers.rtt_ns(*peer).wrapping_sub(1);
+        let fastest = self.config.peers().min_by_key(distance);
         if attempts == 0 && !explores {
             return fastest.expect("a cluster has peers");
         }

@@ -90,7 +90,8 @@ impl Replica {
     pub(super) fn silence_ns(&self) -> u64 {
         let timing = &self.config.timing;
         let doubled = timing.silence_ns << self.leaving.attempts.min(DOUBLINGS);
-        doubled.min(timing.silence_max_ns) + 4 * self.peers.quorum_rtt_ns()
+        let round_trip_ns = self.peers.quorum_rtt_ns().max(self.peers.rtt_ns(self.primary()));
+        doubled.min(timing.silence_max_ns) + 4 * round_trip_ns
     }
 
     /// The view is alive after all: this replica would not leave it any more.

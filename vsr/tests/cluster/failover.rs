@@ -1,7 +1,8 @@
 //! One fault at a time: how long the cluster is without a primary, and who is it afterwards.
 
 use vsr::replica::Status;
-use wire::Op;
+use wire::message::Pong;
+use wire::{Draft, Op, ReplicaId, Timestamp};
 
 use crate::lives::config;
 use crate::world::{MS, World};
@@ -58,6 +59,27 @@ fn a_killed_primary_is_replaced_within_300_ms() {
             "{members} members: another serves after {median} ms (median), {worst} ms (worst)"
         );
         assert!(worst < 300, "{worst} ms");
+    }
+}
+
+#[test]
+fn a_peer_that_is_far_away_does_not_hold_up_a_fail_over() {
+    for seed in 0..20 {
+        let mut world = started(seed, 5);
+        let primary = world.primary().expect("it serves");
+        let far = ReplicaId(((primary + 3) % 5) as u8);
+        world.crash(usize::from(far.0));
+        for node in (0..5).filter(|node| world.is_up(*node)).collect::<Vec<_>>() {
+            let draft = Draft { cluster: world.config.cluster, replica: far, ..Draft::default() };
+            let pong = Pong { monotonic: 0, wall: Timestamp(0) };
+            (0..40).for_each(|_| world.bring(node, far, &draft.seal(&pong, &[]), &[]));
+        }
+        let view = world.replica(primary).report().view;
+        world.crash(primary);
+        // Unless the next view's primary is the one that is away.
+        let time = time_to_serve(&mut world, primary);
+        let next = (view.0 + 1) % 5 == u32::from(far.0);
+        assert!(time < 300 * MS || next, "seed {seed}: {} ms", time / MS);
     }
 }
 
