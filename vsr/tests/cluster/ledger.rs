@@ -15,6 +15,7 @@
 use std::collections::{HashMap, HashSet};
 
 use vsr::replica::{Commit, LogHead, MEMBERS_MAX, ViewRecord};
+use wire::message::DoViewChange;
 use wire::{Checksum, Command, Header, Op, Requests, View};
 
 #[derive(Default)]
@@ -96,6 +97,11 @@ impl Ledger {
                 assert!(
                     view <= durable.view,
                     "member {member} leaves for {view} before it is durable"
+                );
+                let vote = header.tail::<DoViewChange>();
+                assert!(
+                    vote.is_none_or(|vote| vote.log_view == durable.log_view),
+                    "member {member} votes with a log of a view that is not durable"
                 );
                 *promised = view.max(*promised);
             }
