@@ -13,15 +13,16 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use ioring::uring::{self, Idle, Runtime};
 use ioring::{BufferPool, Frozen, ListenOptions, Listener, Queue, now, sleep, spawn};
-use node::peers::{Body, Class, Config, Deliver, Member, Peers};
-use vsr::journal::{BODY_OFFSET, FRAME_HEADER_SIZE, frame_size};
-use wire::message::{CommitOk, Ping, Pong, Prepare, Purpose};
-use wire::{
-    CheckpointId, Checksum, ClusterId, Command, Draft, Header, Incarnation, Op, ReplicaId,
-    Timestamp,
-};
+use node::peers::{Body, Class, Deliver, Peers};
+use vsr::journal::frame_size;
+use wire::message::{CommitOk, Ping, Pong};
+use wire::{CheckpointId, Checksum, Command, Header, Op, ReplicaId, Timestamp};
 
-const CLUSTER: ClusterId = ClusterId(1);
+#[path = "../tests/support/peers.rs"]
+mod support;
+
+use support::{connect, draft, member, prepare};
+
 const PREPARE_MAX: usize = 1 << 20;
 const FRAMES_MAX: usize = 8;
 
@@ -58,44 +59,19 @@ impl Deliver for Ears {
     }
 }
 
-fn draft(replica: ReplicaId) -> Draft {
-    Draft { cluster: CLUSTER, replica, ..Draft::default() }
-}
-
 fn start(number: u8, addresses: [SocketAddr; 2], listener: Listener) -> (Rc<Peers>, Rc<Ears>) {
-    let member = Member {
-        cluster: CLUSTER,
-        replica: ReplicaId(number),
-        replica_count: 2,
-        configuration: Checksum(1),
-        incarnation: Incarnation(u128::from(number) + 1),
-    };
-    let addresses = addresses.iter().map(SocketAddr::to_string).collect();
-    let config =
-        Config { member, addresses, prepare_size_max: PREPARE_MAX, frames_max: FRAMES_MAX };
+    let addresses = addresses.map(|address| address.to_string());
     let pool = BufferPool::new("prepares", frame_size(PREPARE_MAX), 16);
     let ears = Rc::new(Ears::default());
-    let peers = Peers::start(config, pool, listener, ears.clone());
+    let sizes = (PREPARE_MAX, FRAMES_MAX);
+    let peers = connect(member(number, 2), &addresses, listener, sizes, (pool, ears.clone()));
     *ears.peers.borrow_mut() = Rc::downgrade(&peers);
     (peers, ears)
 }
 
-fn prepare(size: usize) -> Frozen {
-    let tail = Prepare {
-        parent: Checksum(0),
-        checkpoint: CheckpointId(0),
-        op: Op(1),
-        commit: Op(0),
-        timestamp: Timestamp(0),
-        version_count: 0,
-        request_count: 0,
-        purpose: Purpose::Requests,
-    };
-    let mut frame = ioring::Buffer::zeroed(frame_size(size));
-    let body = BODY_OFFSET..FRAME_HEADER_SIZE + size;
-    let header = draft(ReplicaId(0)).seal(&tail, &frame[body]);
-    frame[FRAME_HEADER_SIZE..BODY_OFFSET].copy_from_slice(header.bytes());
-    frame.freeze().slice(FRAME_HEADER_SIZE..FRAME_HEADER_SIZE + size)
+fn prepare_of(size: usize) -> Frozen {
+    let frame = ioring::Buffer::zeroed(frame_size(size));
+    prepare(frame, ReplicaId(0), (Op(1), Checksum(0)), size, |_| ())
 }
 
 fn histogram() -> Histogram<u64> {
@@ -183,7 +159,7 @@ async fn measure(peers: Rc<Peers>, ears: Rc<Ears>, duration: Duration) {
     for (name, size) in
         [("2 KiB", 2 << 10), ("16 KiB", 16 << 10), ("128 KiB", 128 << 10), ("1 MiB", 1 << 20)]
     {
-        let frame = prepare(size);
+        let frame = prepare_of(size);
         let send = || peers.send_prepare(to, Class::Prepares, &frame);
         flood(&peers, &format!("prepares, {name}"), duration, send).await;
     }
@@ -193,7 +169,7 @@ async fn measure(peers: Rc<Peers>, ears: Rc<Ears>, duration: Duration) {
     ));
     print_round_trip("alone", &ping(&peers, &ears, duration).await);
     for (name, size) in [("16 KiB", 16 << 10), ("1 MiB", 1 << 20)] {
-        let (beside, frame) = (peers.clone(), prepare(size));
+        let (beside, frame) = (peers.clone(), prepare_of(size));
         let load = spawn(Queue::Replication, "load", async move {
             loop {
                 while beside.send_prepare(to, Class::Prepares, &frame) {}

@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use ioring::uring::{self, Runtime};
 use ioring::{BufferPool, Frozen, ListenOptions, Listener, sleep};
-use node::peers::{Body, Class, Config, Deliver, Member, Peers};
-use vsr::journal::{BODY_OFFSET, FRAME_HEADER_SIZE, frame_size};
-use wire::message::{CommitOk, Prepare, Purpose};
-use wire::{
-    CheckpointId, Checksum, ClusterId, Draft, Header, Incarnation, Op, ReplicaId, Timestamp,
-};
+use node::peers::{Body, Class, Deliver, Peers};
+use vsr::journal::frame_size;
+use wire::message::CommitOk;
+use wire::{Checksum, Header, Op, ReplicaId};
 
 #[path = "../../tests/support/counting.rs"]
 mod counting;
+#[path = "support/peers.rs"]
+mod support;
+
+use support::{connect, draft, member, prepare};
 
 const PREPARE_MAX: usize = 64 << 10;
 
@@ -29,22 +31,9 @@ impl Deliver for Count {
     }
 }
 
-fn prepare(pool: &BufferPool, size: usize) -> Frozen {
-    let tail = Prepare {
-        parent: Checksum(0),
-        checkpoint: CheckpointId(0),
-        op: Op(1),
-        commit: Op(0),
-        timestamp: Timestamp(0),
-        version_count: 0,
-        request_count: 0,
-        purpose: Purpose::Requests,
-    };
-    let mut frame = pool.try_take().expect("the pool has buffers");
-    let body = BODY_OFFSET..BODY_OFFSET + size;
-    let header = Draft { cluster: ClusterId(1), ..Draft::default() }.seal(&tail, &frame[body]);
-    frame[FRAME_HEADER_SIZE..BODY_OFFSET].copy_from_slice(header.bytes());
-    frame.freeze().slice(FRAME_HEADER_SIZE..BODY_OFFSET + size)
+fn prepare_of(pool: &BufferPool, size: usize) -> Frozen {
+    let frame = pool.try_take().expect("the pool has buffers");
+    prepare(frame, ReplicaId(0), (Op(1), Checksum(0)), size, |_| ())
 }
 
 fn start() -> (Rc<Peers>, Rc<Cell<u64>>, BufferPool) {
@@ -59,16 +48,8 @@ fn start() -> (Rc<Peers>, Rc<Cell<u64>>, BufferPool) {
         .into_iter()
         .zip(0..)
         .map(|(listener, number)| {
-            let member = Member {
-                cluster: ClusterId(1),
-                replica: ReplicaId(number),
-                replica_count: 3,
-                configuration: Checksum(1),
-                incarnation: Incarnation(u128::from(number) + 1),
-            };
-            let (addresses, prepare_size_max) = (addresses.clone(), PREPARE_MAX);
-            let config = Config { member, addresses, prepare_size_max, frames_max: 8 };
-            Peers::start(config, pool.clone(), listener, Rc::new(Count(heard.clone())))
+            let ends: (_, Rc<dyn Deliver>) = (pool.clone(), Rc::new(Count(heard.clone())));
+            connect(member(number, 3), &addresses, listener, (PREPARE_MAX, 8), ends)
         })
         .collect();
     (replicas[0].clone(), heard, pool)
@@ -82,9 +63,9 @@ fn messages_between_replicas_allocate_nothing_in_the_steady_state() {
     runtime.run(vec![()], |()| async {
         let (peers, heard, pool) = start();
         sleep(Duration::from_millis(300)).await;
-        let (small, large) = (prepare(&pool, 2000), prepare(&pool, 60_000));
+        let (small, large) = (prepare_of(&pool, 2000), prepare_of(&pool, 60_000));
         let ok = CommitOk { round: 1, commit: Op(1) };
-        let ok = Draft { cluster: ClusterId(1), ..Draft::default() }.seal(&ok, &[]);
+        let ok = draft(ReplicaId(0)).seal(&ok, &[]);
         let round = async |expected: u64| {
             for to in [ReplicaId(1), ReplicaId(2)] {
                 for _ in 0..5 {

@@ -1,7 +1,9 @@
 //! The connections that others make: strangers until they have greeted.
 //!
-//! 1. A stranger has a moment to send a `Hello`, and there is room for so many strangers: more are
-//!    closed at once. Until then it costs its task and the buffer of a header.
+//! 1. A stranger has a moment to send a `Hello`. There is room for so many strangers; one more takes
+//!    the place of the one that has been there longest. A peer greets within a round trip, so those
+//!    who come and say nothing cannot keep it out. Until it has greeted, a stranger costs its task
+//!    and the buffer of a header.
 //! 2. Its greeting is judged. Who does not fit is told why, and closed. A client is handed to
 //!    whoever serves clients ([`Peers::serve_clients`]), or told that nobody does.
 //! 3. A peer takes its place. If its number has a connection of that class already the newer one
@@ -13,7 +15,8 @@
 //! Bytes that are no message end the connection: behind one wrong length nothing can be believed.
 //! The peer is told what was wrong, and dials again.
 
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -34,9 +37,31 @@ const STRANGERS_MAX: usize = 64;
 /// How long a connection that was turned away is kept, so that its owner can read why.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// Those who have not greeted yet, the oldest first; each is told when its place is taken.
+#[derive(Default)]
+struct Strangers(RefCell<VecDeque<Rc<Event>>>);
+
+impl Strangers {
+    /// Makes room for one more; returns its entry, and whether another one has to go.
+    fn enter(&self) -> (Rc<Event>, bool) {
+        let mut waiting = self.0.borrow_mut();
+        let oldest = if waiting.len() == STRANGERS_MAX { waiting.pop_front() } else { None };
+        let entry = Rc::new(Event::new());
+        waiting.push_back(entry.clone());
+        if let Some(oldest) = &oldest {
+            oldest.notify();
+        }
+        (entry, oldest.is_some())
+    }
+
+    fn leave(&self, entry: &Rc<Event>) {
+        self.0.borrow_mut().retain(|other| !Rc::ptr_eq(other, entry));
+    }
+}
+
 /// Accepts connections, for as long as the node runs.
 pub(super) async fn accept(peers: Rc<Peers>, listener: Listener) {
-    let strangers = Rc::new(Cell::new(0));
+    let strangers = Rc::new(Strangers::default());
     loop {
         let stream = match listener.accept().await {
             Ok(stream) => stream,
@@ -45,27 +70,32 @@ pub(super) async fn accept(peers: Rc<Peers>, listener: Listener) {
                 continue;
             }
         };
-        if strangers.get() == STRANGERS_MAX {
+        let (entry, full) = strangers.enter();
+        if full {
             count(&peers.strangers_refused, 1);
-            continue;
         }
-        strangers.set(strangers.get() + 1);
         let (peers, strangers) = (peers.clone(), strangers.clone());
         let serve = async move {
-            match greet(&peers, &stream).await {
-                Ok(Greeted::Peer(reader, from, class)) => {
-                    strangers.set(strangers.get() - 1);
+            let judged = async {
+                match greet(&peers, &stream).await {
+                    Ok(greeted) => Some(greeted),
+                    Err(ended) => {
+                        turn_stranger_away(&peers, &stream, &ended).await;
+                        None
+                    }
+                }
+            };
+            let judged = select(entry.wait(), judged).await;
+            strangers.leave(&entry);
+            match judged {
+                Either::Second(Some(Greeted::Peer(reader, from, class))) => {
                     serve(&peers, stream, *reader, from, class).await;
                 }
-                Ok(Greeted::Client(header, early)) => {
-                    strangers.set(strangers.get() - 1);
+                Either::Second(Some(Greeted::Client(header, early))) => {
                     let clients = peers.clients.get().expect("clients are greeted if served");
                     clients(Newcomer { stream, early, header: *header });
                 }
-                Err(ended) => {
-                    turn_stranger_away(&peers, &stream, &ended).await;
-                    strangers.set(strangers.get() - 1);
-                }
+                Either::First(()) | Either::Second(None) => {}
             }
         };
         spawn(Queue::Replication, "peer", serve).detach();

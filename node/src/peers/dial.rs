@@ -2,8 +2,9 @@
 //!
 //! Each class of each peer has a task that never ends:
 //!
-//! 1. The peer's name is looked up, a connection is made and greeted on. Every step has a time
-//!    limit, so that whatever is at the other end, the next attempt comes.
+//! 1. The peer's name is looked up, a connection is made and greeted on. Every step but the first
+//!    has a time limit, so that whatever is at the other end, the next attempt comes. A look-up
+//!    cannot be given up, it holds a thread: that it takes long is shown, and it is waited for.
 //! 2. From the greeting on the queue is open. The task sends what waits, all of it in one send, and
 //!    looks at the other direction meanwhile, where nothing comes but an `Error` or the end: a peer
 //!    that dies closes it, and is dialed again without waiting for a send to fail.
@@ -16,6 +17,7 @@
 //! A refusal is logged once, until it is another one or a connection has lasted; with three
 //! connections to a peer it would otherwise fill the log for nothing.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -35,7 +37,7 @@ use super::{GREETING_LIMIT, Peers, SILENCE_MAX};
 /// A connection that is not made by then is tried anew: an answer that was lost comes again only
 /// after a second.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
-/// A name that is not found by then.
+/// A look-up that takes longer is shown.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Keeps a connection to a peer, for as long as the node runs.
@@ -81,8 +83,16 @@ async fn connect(
     attempt: usize,
 ) -> Result<(Stream, Reader), Ended> {
     let name = &peers.config.addresses[usize::from(to.0)];
-    let resolved = timeout(RESOLVE_LIMIT, resolve(name, attempt)).await;
-    let address = resolved.map_err(|_| Ended::Late("address"))??;
+    let mut found = pin!(resolve(name, attempt));
+    let address = loop {
+        match timeout(RESOLVE_LIMIT, found.as_mut()).await {
+            Ok(found) => break found?,
+            Err(_) => {
+                let late = Ended::Late("address").to_string();
+                *peers.pair(to, class).link.state.borrow_mut() = State::Connecting(Some(late));
+            }
+        }
+    };
     let connected = timeout(CONNECT_LIMIT, Stream::connect(address)).await;
     let stream = connected.map_err(|_| Ended::Late("connection"))??;
     stream.set_silence_max(SILENCE_MAX)?;

@@ -174,6 +174,21 @@ async fn strangers(to: SocketAddr, replica: &Replica) {
     assert_eq!(replica.peers.report().strangers_refused - before, count + 1);
 }
 
+/// More connections that say nothing than there is room for keep no peer out.
+async fn a_crowd(to: SocketAddr) {
+    let mut crowd = Vec::new();
+    for _ in 0..100 {
+        crowd.push(Stream::connect(to).await.unwrap());
+    }
+    let peer = Stream::connect(to).await.unwrap();
+    peer.send(proper(Class::Transfers).bytes().to_vec()).await.0.unwrap();
+    let answer = timeout(Duration::from_secs(1), peer.recv()).await.expect("before anyone is late");
+    let header = Header::verify(&answer.unwrap()).expect("it is greeted");
+    assert!(header.tail::<Hello>().is_some());
+    // Those whose places were taken are closed without a word.
+    assert_eq!(answers(&crowd[0]).await, []);
+}
+
 /// What a peer may not do once it has greeted.
 async fn peers(to: SocketAddr, replica: &Replica) {
     let after_hello = |class: Class, bytes: Vec<u8>| [&proper(class).bytes()[..], &bytes].concat();
@@ -261,6 +276,7 @@ fn victim(at: SocketAddr) -> (SocketAddr, Rc<Replica>) {
 async fn on_the_listener(at: SocketAddr) {
     let (address, replica) = victim(at);
     strangers(address, &replica).await;
+    a_crowd(address).await;
     the_newer_wins(address, &replica).await;
     peers(address, &replica).await;
     assert_eq!(replica.pool.available(), replica.pool.count(), "no buffer is left behind");

@@ -11,30 +11,19 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use ioring::{BufferPool, Frozen, ListenOptions, Listener, Queue, sleep, spawn};
-use node::peers::{Body, Class, Config, Deliver, Member, Peers};
+use node::peers::{Body, Class, Deliver, Member, Peers};
 use vsr::journal::{BODY_OFFSET, FRAME_HEADER_SIZE, frame_size};
-use wire::message::{Forward, Headers, Ping, Prepare, Purpose};
-use wire::{
-    CheckpointId, Checksum, ClusterId, Draft, HEADER_SIZE, Header, Incarnation, Op, ReplicaId,
-    Timestamp,
-};
+use wire::message::{Forward, Headers, Ping, Prepare};
+use wire::{CheckpointId, Checksum, HEADER_SIZE, Header, Op, ReplicaId};
 
-pub(crate) const CLUSTER: ClusterId = ClusterId(77);
-pub(crate) const CONFIGURATION: Checksum = Checksum(5);
+#[path = "../support/peers.rs"]
+mod common;
+
+pub(crate) use common::{CLUSTER, draft, member};
+
 pub(crate) const PREPARE_MAX: usize = 64 << 10;
 pub(crate) const FRAMES_MAX: usize = 4;
 pub(crate) const PORT: u16 = 7400;
-
-/// A member of a cluster of so many.
-pub(crate) fn member(replica: u8, replica_count: u8) -> Member {
-    Member {
-        cluster: CLUSTER,
-        replica: ReplicaId(replica),
-        replica_count,
-        configuration: CONFIGURATION,
-        incarnation: Incarnation(u128::from(replica) + 100),
-    }
-}
 
 pub(crate) fn listen(address: SocketAddr) -> Listener {
     Listener::bind(address, ListenOptions::default()).unwrap()
@@ -116,43 +105,30 @@ pub(crate) fn prepare(
     size: usize,
 ) -> Option<Frozen> {
     let op = Op(ioring::now().as_nanos());
-    let tail = Prepare {
-        parent: Checksum(class as u128),
-        checkpoint: CheckpointId(0),
-        op,
-        commit: Op(0),
-        timestamp: Timestamp(0),
-        version_count: 0,
-        request_count: 0,
-        purpose: Purpose::Requests,
-    };
-    let body = content(from, op, size);
-    let header = Draft { cluster: CLUSTER, replica: from, ..Draft::default() }.seal(&tail, &body);
-    let mut frame = pool.try_take()?;
-    frame[FRAME_HEADER_SIZE..BODY_OFFSET].copy_from_slice(header.bytes());
-    frame[BODY_OFFSET..][..size].copy_from_slice(&body);
-    Some(frame.freeze().slice(FRAME_HEADER_SIZE..BODY_OFFSET + size))
+    let place = (op, Checksum(class as u128));
+    let fill = |body: &mut [u8]| body.copy_from_slice(&content(from, op, size));
+    Some(common::prepare(pool.try_take()?, from, place, HEADER_SIZE + size, fill))
 }
 
 pub(crate) fn ping(from: ReplicaId) -> Header {
     let (checkpoint, checkpoint_op) = (CheckpointId(0), Op(0));
     let op = Op(ioring::now().as_nanos());
     let ping = Ping { monotonic: op.0, checkpoint, checkpoint_op, op, commit: Op(0) };
-    Draft { cluster: CLUSTER, replica: from, ..Draft::default() }.seal(&ping, &[])
+    draft(from).seal(&ping, &[])
 }
 
 /// Headers with a body of the control class.
 pub(crate) fn headers(from: ReplicaId, size: usize) -> (Header, Vec<u8>) {
     let body = content(from, Op(ioring::now().as_nanos()), size);
     let tail = Headers { count: 0 };
-    (Draft { cluster: CLUSTER, replica: from, ..Draft::default() }.seal(&tail, &body), body)
+    (draft(from).seal(&tail, &body), body)
 }
 
 /// Writes that are passed on.
 pub(crate) fn forward(from: ReplicaId, size: usize) -> (Header, Vec<u8>) {
     let body = content(from, Op(ioring::now().as_nanos()), size);
     let tail = Forward { number: 0 };
-    (Draft { cluster: CLUSTER, replica: from, ..Draft::default() }.seal(&tail, &body), body)
+    (draft(from).seal(&tail, &body), body)
 }
 
 /// A replica: its connections, what it has heard, and where it takes frames from.
@@ -178,15 +154,9 @@ impl Replica {
     ) -> Replica {
         let own = BufferPool::new("own", frame_size(PREPARE_MAX), 16 * FRAMES_MAX);
         let pool = BufferPool::new("received", frame_size(PREPARE_MAX), 8);
-        let config = Config {
-            member,
-            addresses: addresses.to_vec(),
-            prepare_size_max: PREPARE_MAX,
-            frames_max: FRAMES_MAX,
-        };
         // A restarted replica is told nothing of what it was before, but moments go on.
-        let checker = Rc::new(Checker(heard.clone()));
-        let peers = Peers::start(config, pool.clone(), listener, checker);
+        let ends: (_, Rc<dyn Deliver>) = (pool.clone(), Rc::new(Checker(heard.clone())));
+        let peers = common::connect(member, addresses, listener, (PREPARE_MAX, FRAMES_MAX), ends);
         *heard.peers.borrow_mut() = Rc::downgrade(&peers);
         Replica { peers, heard, own, pool }
     }
