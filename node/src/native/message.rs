@@ -208,3 +208,104 @@ fn check<'a>(request: &Request, operations: Operations<'a>, limits: &Limits) -> 
     }
     Asked::Write(operations)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use wire::{ClientId, ClientTag, Draft, OperationView, RequestBuilder, RequestNumber, TableId};
+
+    use super::*;
+
+    const LIMITS: Limits = Limits { cluster: ClusterId(7), request_max: 4096, value_max: 100 };
+
+    fn body(opcodes: &[Opcode], size: usize) -> Vec<u8> {
+        let (mut bytes, value) = (Vec::new(), vec![1; size]);
+        let mut builder = RequestBuilder::new(&mut bytes, ClientTag(0)).unwrap();
+        for opcode in opcodes {
+            let operation = match opcode.has_key() {
+                true => OperationView::on_key(*opcode, TableId(0), b"key"),
+                false => OperationView::on_table(*opcode, TableId(0)),
+            };
+            builder.push(&operation.with_value(&value)).unwrap();
+        }
+        builder.finish();
+        bytes.split_off(REQUEST_HEADER_SIZE)
+    }
+
+    fn sealed(request: &Request, body: &[u8]) -> Vec<u8> {
+        let header = Draft { cluster: ClusterId(7), ..Draft::default() }.seal(request, body);
+        [&header.bytes()[..], body].concat()
+    }
+
+    fn any_request() -> impl Strategy<Value = Request> {
+        (0..3u128, 0..4u64, 0..4u64, 0..5u32, 0..4u8, any::<bool>()).prop_map(
+            |(client, number, acknowledged, operation_count, read_level, all_or_none)| Request {
+                client: ClientId(client),
+                number: RequestNumber(number),
+                acknowledged: RequestNumber(acknowledged),
+                patience: 0,
+                operation_count,
+                read_level,
+                all_or_none,
+            },
+        )
+    }
+
+    fn any_body() -> impl Strategy<Value = Vec<u8>> {
+        let opcode = (0..Opcode::ALL.len()).prop_map(|index| Opcode::ALL[index]);
+        let good = (prop::collection::vec(opcode, 1..5), prop_oneof![Just(0), Just(16), Just(200)])
+            .prop_map(|(opcodes, size)| body(&opcodes, size));
+        prop_oneof![4 => good, 1 => prop::collection::vec(any::<u8>(), 0..200)]
+    }
+
+    proptest! {
+        /// Headers that sum up, with anything in them, over bodies that are nearly right.
+        #[test]
+        fn what_is_taken_for_a_request_is_one(
+            request in any_request(),
+            mut body in any_body(),
+            damage in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            if let Some((at, byte)) = damage && !body.is_empty() {
+                let at = at.index(body.len());
+                body[at] = byte;
+            }
+            let bytes = sealed(&request, &body);
+            let part = &bytes[..cut.index(bytes.len())];
+            prop_assert!(!matches!(parse(part, &LIMITS), Ok(Progress::Request(..))));
+            let Ok(progress) = parse(&bytes, &LIMITS) else { return Ok(()) };
+            let Progress::Request(read, asked, size) = progress else {
+                return Err(TestCaseError::fail("all of it is there"));
+            };
+            prop_assert_eq!((read, size), (request, bytes.len()));
+            match asked {
+                Asked::Register(operations) => {
+                    prop_assert_eq!((request.client.0, request.number.0), (0, 0));
+                    prop_assert_eq!(operations.count(), 1);
+                }
+                Asked::Write(operations) => {
+                    prop_assert!(request.client.0 != 0 && request.number > request.acknowledged);
+                    prop_assert_eq!(operations.clone().count() as u32, request.operation_count);
+                    for operation in operations {
+                        prop_assert!(operation.value.len() <= LIMITS.value_max);
+                        prop_assert!(!matches!(
+                            operation.opcode,
+                            Opcode::Register | Opcode::Hold | Opcode::Refuse
+                        ));
+                    }
+                }
+                Asked::Read(reads) => {
+                    prop_assert_eq!(reads.count() as u32, request.operation_count);
+                }
+                Asked::RefusedRead(..) => prop_assert!(Reads::are_in(&body)),
+                Asked::RefusedWrite(_) => prop_assert!(request.number.0 > 0),
+            }
+        }
+
+        #[test]
+        fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            let _ = parse(&bytes, &LIMITS);
+        }
+    }
+}

@@ -246,8 +246,8 @@ impl ReplicaCore {
     async fn wait_for_room(&self, core: &Core) {
         core.metrics.count(Counter::WritesWaited);
         self.waiting_for_room.set(self.waiting_for_room.get() + 1);
+        let _waiting = Counted(&self.waiting_for_room);
         self.room.wait().await;
-        self.waiting_for_room.set(self.waiting_for_room.get() - 1);
     }
 
     /// A group is applied on all cores: less is in flight.
@@ -371,9 +371,9 @@ impl ReplicaCore {
     }
 
     /// Counts a task that uses the journal, for as long as it does.
-    fn busy(&self) -> Busy<'_> {
+    fn busy(&self) -> Counted<'_> {
         self.busy.set(self.busy.get() + 1);
-        Busy(&self.busy)
+        Counted(&self.busy)
     }
 
     /// Whether requests wait for a checkpoint: see [`Replica::waits_for_log`].
@@ -436,9 +436,10 @@ impl ReplicaCore {
     }
 }
 
-struct Busy<'a>(&'a Cell<u32>);
+/// One of those that are counted, for as long as it goes on: it may be given up.
+struct Counted<'a>(&'a Cell<u32>);
 
-impl Drop for Busy<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }

@@ -7,6 +7,7 @@ use ioring::sim::config::Config as SimConfig;
 use ioring::sim::world::World;
 use ioring::{Stream, timeout};
 use node::server;
+use vsr::format::Configuration;
 use wire::message::{Error, Eviction, Hello, Reply, Request};
 use wire::operation::Flags;
 use wire::read::GetView;
@@ -17,7 +18,7 @@ use wire::{
     Value,
 };
 
-use crate::support::{PORT, format, parts_with};
+use crate::support::{PORT, configuration, format_as, parts_with};
 
 const NATIVE: u16 = 7400;
 const CLUSTER: ClusterId = ClusterId(7);
@@ -198,12 +199,23 @@ fn with_node<F: Future<Output = ()> + 'static>(
     cores: u16,
     main: impl FnOnce(SocketAddr) -> F + 'static,
 ) {
+    with_settings(cores, "100", configuration(), main);
+}
+
+/// The same with at most so many clients, and values of the format.
+fn with_settings<F: Future<Output = ()> + 'static>(
+    cores: u16,
+    clients_max: &'static str,
+    configuration: Configuration,
+    main: impl FnOnce(SocketAddr) -> F + 'static,
+) {
     let mut world = World::new(u64::from(cores), SimConfig::default());
     let (server, client) = (world.add_node("server"), world.add_node("client"));
-    world.run(server, format).expect("formatting ends");
+    world.run(server, || format_as(configuration)).expect("formatting ends");
     let address = SocketAddr::new(world.address(server), NATIVE);
     let resp = SocketAddr::new(world.address(server), PORT);
-    let (parts, _ask) = parts_with(resp, cores, &[("listen", address.to_string().leak())]);
+    let settings = [("listen", &*address.to_string().leak()), ("clients_max", clients_max)];
+    let (parts, _ask) = parts_with(resp, cores, &settings);
     world.start(server, parts, |part| async move {
         server::serve(part).await.expect("the node starts");
     });
@@ -450,5 +462,60 @@ fn a_client_that_does_not_fit_is_told_why() {
         raw.send([hello(CLUSTER, PROTOCOL), early].concat()).await;
         assert!(raw.receive().await.header.tail::<Hello>().is_some());
         assert_eq!(raw.receive().await.reply().number.0, 5);
+    });
+}
+
+#[test]
+fn no_space_takes_the_number_of_what_it_refuses() {
+    // So small that some thousand values fill it.
+    let configuration = Configuration { grid_size_max: 16 << 20, ..configuration() };
+    with_settings(2, "100", configuration, |address| async move {
+        let (mut raw, client) = Raw::opened(address).await;
+        let mut number = 0;
+        let refused = loop {
+            number += 1;
+            let body = put(&format!("key{number}"), &[7; 8000]);
+            let answer = raw.call(&request(client, number, number - 1), &body).await;
+            if answer.values() != [Ok(Value::Ok)] {
+                break answer;
+            }
+            assert!(number < 5000, "the grid is never full");
+        };
+        assert_eq!(refused.values(), [Err(ErrorCode::NoSpace)]);
+        let again = raw.call(&request(client, number, number - 1), &increment()).await;
+        assert_eq!(again.values(), [Err(ErrorCode::NoSpace)], "the refusal holds");
+        let delete = operations(&[on_key(Opcode::Delete, "key1")]);
+        let deleted = raw.call(&request(client, number + 1, number), &delete).await;
+        assert_eq!(deleted.values(), [Ok(Value::Bool(true))], "what is behind it goes on");
+    });
+}
+
+#[test]
+fn whoever_is_out_of_patience_is_told_so_and_may_ask_again() {
+    with_node(1, |address| async move {
+        let (mut raw, client) = Raw::opened(address).await;
+        let hurry = Request { patience: 1, ..request(client, 1, 0) };
+        raw.send(sealed(&hurry, &increment())).await;
+        raw.is_turned_away(ErrorCode::Timeout).await;
+        let mut raw = Raw::greeted(address).await;
+        let answer = raw.call(&request(client, 1, 0), &increment()).await;
+        assert_eq!(answer.values(), [Ok(Value::Integer(1))]);
+        let answer = raw.call(&request(ClientId(0), 1, 0), &get(&["counter"])).await;
+        assert_eq!(answer.values(), [Ok(Value::Bytes(b"1"))], "it happened once");
+    });
+}
+
+#[test]
+fn one_client_too_many_is_told_so() {
+    with_settings(1, "2", configuration(), |address| async move {
+        let (mut first, client) = Raw::opened(address).await;
+        let second = Raw::greeted(address).await;
+        let mut third = Raw::connect(address).await;
+        third.send(hello(CLUSTER, PROTOCOL)).await;
+        third.is_turned_away(ErrorCode::Overloaded).await;
+        drop(second);
+        ioring::sleep(Duration::from_millis(100)).await;
+        Raw::greeted(address).await;
+        first.call(&request(client, 1, 0), &increment()).await.reply();
     });
 }
