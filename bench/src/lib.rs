@@ -3,6 +3,7 @@
 //! | module | what it measures |
 //! | --- | --- |
 //! | [`load`] | a running node (or any Redis) over RESP: `quorate bench run` |
+//! | [`cluster`] | three replicas beside one: `quorate bench cluster` |
 //! | [`compare`] | a node side by side with Redis: `quorate bench compare` |
 //! | [`device`] | this disk: `quorate bench device` |
 //! | [`engine`] | the storage engine alone, in process: `quorate bench engine` |
@@ -12,6 +13,7 @@
 //! | [`report`] | what is printed and saved |
 //! | [`host`] | what it ran on |
 
+pub mod cluster;
 pub mod compare;
 pub mod device;
 pub mod engine;

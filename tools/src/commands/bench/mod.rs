@@ -1,6 +1,7 @@
 //! `quorate bench`: what a node, a disk, a network stack and the engine can do here.
 
 mod checkpoint;
+mod cluster;
 mod common;
 mod compare;
 mod compare_engines;
@@ -30,6 +31,7 @@ enum Bench {
     Net(net::Arguments),
     Soak(soak::Arguments),
     Checkpoint(checkpoint::Arguments),
+    Cluster(cluster::Arguments),
     Compare(Box<compare::Arguments>),
     EngineSide(engine_side::Arguments),
 }
@@ -42,6 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         Bench::Net(arguments) => net::run(arguments),
         Bench::Soak(arguments) => soak::run(arguments),
         Bench::Checkpoint(arguments) => checkpoint::run(arguments),
+        Bench::Cluster(arguments) => cluster::run(arguments),
         Bench::Compare(arguments) => compare::run(arguments),
         Bench::EngineSide(_) => engine_side::run(),
     }
