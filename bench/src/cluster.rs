@@ -2,8 +2,8 @@
 //!
 //! Both are started from the same program on folders of their own and stay up for the whole run;
 //! the load goes to them by turns, so that what the machine does to one it does to the other. With
-//! three replicas all of them share the machine's cores and disk with the generator: the figures say
-//! what the protocol costs, not what three machines can do. The load goes to the primary or, as
+//! three replicas all of them share the machine's cores and disk with the generator: the figures
+//! say what the protocol costs, not what three machines can do. The load goes to the primary or, as
 //! *backup*, to a member that passes writes on.
 
 use std::io::{BufRead, BufReader, Read};

@@ -1,9 +1,9 @@
 //! The connections that others make: strangers until they have greeted.
 //!
-//! 1. A stranger has a moment to send a `Hello`. There is room for so many strangers; one more takes
-//!    the place of the one that has been there longest. A peer greets within a round trip, so those
-//!    who come and say nothing cannot keep it out. Until it has greeted, a stranger costs its task
-//!    and the buffer of a header.
+//! 1. A stranger has a moment to send a `Hello`. There is room for so many strangers; one more
+//!    takes the place of the one that has been there longest. A peer greets within a round trip, so
+//!    those who come and say nothing cannot keep it out. Until it has greeted, a stranger costs its
+//!    task and the buffer of a header.
 //! 2. Its greeting is judged. Who does not fit is told why, and closed. A client is handed to
 //!    whoever serves clients ([`Peers::serve_clients`]), or told that nobody does.
 //! 3. A peer takes its place. If its number has a connection of that class already the newer one

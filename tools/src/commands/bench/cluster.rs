@@ -51,7 +51,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let load = load::Options {
         address: String::new(),
-        mix: arguments.workload.clone(),
+        mix: arguments.workload,
         distribution: Distribution::Uniform,
         keys: arguments.keys,
         values: ValueSizes { min: arguments.value_size, max: arguments.value_size },
