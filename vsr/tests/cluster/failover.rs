@@ -68,12 +68,15 @@ fn a_peer_that_is_far_away_does_not_hold_up_a_fail_over() {
         let mut world = started(seed, 5);
         let primary = world.primary().expect("it serves");
         let far = ReplicaId(((primary + 3) % 5) as u8);
+        // Until each has measured how far the others are.
+        world.run_until(world.now + 1500 * MS);
         world.crash(usize::from(far.0));
         for node in (0..5).filter(|node| world.is_up(*node)).collect::<Vec<_>>() {
             let draft = Draft { cluster: world.config.cluster, replica: far, ..Draft::default() };
             let pong = Pong { monotonic: 0, wall: Timestamp(0) };
             (0..40).for_each(|_| world.bring(node, far, &draft.seal(&pong, &[]), &[]));
         }
+        world.run_until(world.now + 100 * MS);
         let view = world.replica(primary).report().view;
         world.crash(primary);
         // Unless the next view's primary is the one that is away.
