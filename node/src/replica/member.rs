@@ -88,7 +88,8 @@ impl Member {
     pub(super) fn new(report: &Report) -> Member {
         Member {
             replica: report.replica,
-            view_before: report.view,
+            // A view that was only voted for may begin now, under this member.
+            view_before: report.log_view,
             gate: Cell::new((Gate::Wait, ioring::now())),
             moved: Event::new(),
             began_with: Cell::default(),
