@@ -217,15 +217,16 @@ impl Replica {
         !missing.is_empty()
     }
 
-    /// Whether every peer's checkpoint has passed the next op that is needed.
+    /// Whether every peer's checkpoint has passed what is needed next: a prepare, or a header
+    /// without which the log's chain does not go on from what is committed.
     fn notice_behind(&mut self) {
-        let last = self.committed.op.next();
-        let op = self.log.range(self.given.next(), last).find(|(_, e)| !e.is_held());
-        let needed = op.is_some();
-        let op = op.map_or(last, |(op, _)| op);
-        let passed = |peer: ReplicaId| self.peers.checkpoint[usize::from(peer.0)] >= op;
-        let behind = needed && self.config.peers().all(passed);
-        self.repair.behind = behind.then_some(op);
+        let mut next = self.log.range(self.given.next(), self.committed.op.next());
+        let prepare = next.find(|(_, entry)| !entry.is_held()).map(|(op, _)| op);
+        let passed = |op: Op| {
+            let passed = |peer: ReplicaId| self.peers.checkpoint[usize::from(peer.0)] >= op;
+            self.config.peers().all(passed)
+        };
+        self.repair.behind = prepare.or(self.highest_hole()).filter(|op| passed(*op));
     }
 
     /// The fastest peer at first, mostly; then each in turn.
