@@ -1,7 +1,8 @@
 //! Ways to break the protocol on purpose, for the tests that prove that the checkers notice.
 //!
-//! Only a build with the feature `canary`, which nothing but this crate's own tests asks for, can
-//! be told to break anything.
+//! Only a build with the feature `canary`, which nothing but tests asks for, can be told to break
+//! anything: in one configuration, or, where a test does not make the configurations itself, in all
+//! that are made on its thread ([`Canary::plant`]).
 
 /// What is broken.
 #[cfg_attr(
@@ -31,6 +32,26 @@ pub enum Canary {
     AcknowledgeUnvouched,
     /// Reads do not wait for a round of heartbeats.
     ReadWithoutRound,
+    /// A restart finds the view whose log it has, and not the one that it has left it for.
+    ForgetView,
+}
+
+#[cfg(feature = "canary")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Canary> = const { std::cell::Cell::new(Canary::None) };
+}
+
+#[cfg(feature = "canary")]
+impl Canary {
+    /// Breaks this in every configuration that is made on this thread from now on.
+    pub fn plant(self) {
+        PLANTED.set(self);
+    }
+
+    /// What is broken in configurations that are made now.
+    pub(super) fn planted() -> Canary {
+        PLANTED.get()
+    }
 }
 
 impl super::Config {

@@ -49,7 +49,7 @@ impl Config {
             replica_count: 1,
             incarnation: Incarnation(0),
             #[cfg(feature = "canary")]
-            canary: super::Canary::None,
+            canary: super::Canary::planted(),
             timing: Timing::default(),
             seed: 0,
             release: Release::CURRENT,

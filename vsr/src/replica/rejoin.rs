@@ -50,9 +50,14 @@ impl Replica {
         replica.vouched = (record.view, record.log_view);
         (replica.view, replica.log_view) = replica.vouched;
         replica.view_headers.clone_from(&record.headers);
+        let forgets = config.breaks(Canary::ForgetView);
+        if forgets {
+            replica.vouched.0 = record.log_view;
+            replica.view = record.log_view;
+        }
         replica.load(log);
         replica.commit_max = log.commit_max.max(record.commit_max).max(base.op);
-        replica.begin(log.head_known);
+        replica.begin(log.head_known || forgets);
         replica
     }
 

@@ -66,5 +66,5 @@ fn reading_without_a_round_is_noticed() {
 
 #[test]
 fn forgetting_the_view_at_a_restart_is_noticed() {
-    caught(Canary::None, Sabotage::ForgetView);
+    caught(Canary::ForgetView, Sabotage::None);
 }

@@ -86,8 +86,6 @@ pub(crate) struct Weather {
 pub(crate) enum Sabotage {
     #[default]
     None,
-    /// Restarts find view 0.
-    ForgetView,
     /// Messages are sent that no member would send: then nothing holds any more, but that no member
     /// panics, and that what it keeps is bounded.
     Lies,
@@ -212,12 +210,7 @@ impl World {
         this.life += 1;
         this.given_header = None;
         this.given = this.disk.checkpoint_op();
-        let mut log = this.disk.recover();
-        let mut record = this.disk.record.clone();
-        if self.sabotage == Sabotage::ForgetView {
-            (record.view, record.log_view) = (record.log_view, record.log_view);
-            log.head_known = true;
-        }
+        let (log, record) = (this.disk.recover(), this.disk.record.clone());
         let id = CheckpointId(u128::from(this.given.0));
         let checkpoint = (this.disk.checkpoint, id);
         let replica = Replica::rejoined(config, pool, &log, &record, checkpoint, moment);
