@@ -390,7 +390,7 @@ impl Applier {
         !self.state.borrow().queue.is_empty()
     }
 
-    /// Waits until an op of a replay is applied.
+    /// Waits until an op is applied.
     pub async fn wait_applied(&self, op: Op) {
         while self.applied.get() < op {
             self.progressed.wait().await;
@@ -441,9 +441,7 @@ impl Applier {
         self.applied.set(committed.op);
         self.applied_version.set(committed.version_last());
         self.applied_time.set(committed.timestamp);
-        if !committed.live {
-            self.progressed.notify();
-        }
+        self.progressed.notify();
     }
 
     /// Takes another core's ballot. The caller calls [`Applier::advance`] next.
