@@ -35,14 +35,19 @@ impl Connection {
     /// Connects to a node that serves, however long that takes.
     pub async fn open(address: SocketAddr) -> Connection {
         loop {
-            if let Ok(stream) = Stream::connect(address).await {
-                let mut connection = Connection { stream, input: Vec::new() };
-                if connection.wait_until_served().await.is_ok() {
-                    return connection;
-                }
+            if let Ok(mut connection) = Connection::connect(address).await
+                && connection.wait_until_served().await.is_ok()
+            {
+                return connection;
             }
             ioring::sleep(RETRY).await;
         }
+    }
+
+    /// Connects, to whatever answers there.
+    pub async fn connect(address: SocketAddr) -> io::Result<Connection> {
+        let stream = Stream::connect(address).await?;
+        Ok(Connection { stream, input: Vec::new() })
     }
 
     async fn wait_until_served(&mut self) -> io::Result<()> {

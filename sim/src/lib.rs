@@ -30,8 +30,11 @@
 //! [`simulation::Simulation`] plays lives one after the other over one directory, and
 //! [`points::every_step`] plays one life again and again, with a crash at each step of a window.
 //! Everything follows from a seed; a failure is a [`Violation`] that says which.
+//!
+//! Clusters of several nodes, with faults of the network as well, are played by [`cluster`].
 
 pub mod clients;
+pub mod cluster;
 pub mod generate;
 pub mod ledger;
 pub mod linearizability;

@@ -47,6 +47,8 @@ pub enum Input {
     Get,
     /// Writes a value.
     Set(i64),
+    /// Writes a value and reads the one before.
+    Swap(i64),
     /// Writes a value if there is none.
     SetIfAbsent(i64),
     /// Writes a value in place of another one.
@@ -81,6 +83,7 @@ pub fn apply(value: Value, input: Input) -> (Value, Output) {
     match input {
         Input::Get => (value, Output::Value(value)),
         Input::Set(new) => (Some(new), Output::Done),
+        Input::Swap(new) => (Some(new), Output::Value(value)),
         Input::SetIfAbsent(new) => (value.or(Some(new)), Output::Applied(value.is_none())),
         Input::SetIfEquals { expected, value: new } if value == Some(expected) => {
             (Some(new), Output::Applied(true))
@@ -179,6 +182,11 @@ impl<K: Ord + Clone + Debug> History<K> {
         assert!(operation.answer.is_none(), "one answer");
         // Like a read whose answer nobody knows.
         operation.input = Input::Get;
+    }
+
+    /// Every key that was asked about.
+    pub fn keys(&self) -> impl Iterator<Item = &K> {
+        self.keys.keys()
     }
 
     /// Checks every key.

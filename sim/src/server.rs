@@ -1,10 +1,11 @@
-//! The node as the simulator starts it: a directory made by `format`, and the server over it.
+//! The node as the simulator starts it: a directory made by `format`, and the server over it, alone
+//! or as a member of a cluster.
 //!
 //! [`node::server::serve`] is what a core runs in production. What surrounds it there, the control
 //! plane's thread and signals, is replaced by a task on each core: it looks at what the core
 //! reports now and then, and asks the node to stop when a life is to end in good order.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
@@ -17,6 +18,7 @@ use node::connection::Limits;
 use node::control::Question;
 use node::metrics::Counter;
 use node::server::{First, Options, Part, Shared, StartError};
+use node::status::ReplicaReport;
 use tokio::sync::oneshot;
 use vsr::format::{Configuration, FormatOptions};
 use wire::{ClusterId, ReplicaId};
@@ -25,6 +27,8 @@ use wire::{ClusterId, ReplicaId};
 pub const DIR: &str = "/data";
 /// Where the node listens.
 pub const PORT: u16 = 6400;
+/// Where a member of a cluster listens for the others.
+pub const PEERS_PORT: u16 = 7400;
 /// So short that scrubs read blocks all the time.
 const SCRUB_CYCLE: Duration = Duration::from_millis(20);
 /// Bytes of page cache: so few that reads go to the disk.
@@ -48,7 +52,15 @@ pub fn configuration() -> Configuration {
 /// # Errors
 /// What `format` says.
 pub async fn format() -> Result<(), String> {
-    let options = FormatOptions::new(ClusterId(1), ReplicaId(0), configuration());
+    format_member(0, configuration()).await
+}
+
+/// Makes the directory of a member of a cluster.
+///
+/// # Errors
+/// What `format` says.
+pub async fn format_member(replica: u8, configuration: Configuration) -> Result<(), String> {
+    let options = FormatOptions::new(ClusterId(1), ReplicaId(replica), configuration);
     let made = node::server::format_here(Path::new(DIR), &options, |_, _| {}).await;
     made.map_err(|error| error.to_string())
 }
@@ -80,16 +92,43 @@ impl Shape {
 }
 
 /// What looks at a node from within, and stops it.
-#[derive(Default)]
 pub struct Watch {
+    /// Time between two looks, and of a scrub's cycle.
+    every: Duration,
     stop: Event,
     stops: Cell<bool>,
+    replica: RefCell<Option<ReplicaReport>>,
     /// Looks at a core, and blocks that its scrubs had read at the last of them.
     looks: Cell<u64>,
     blocks: Cell<u64>,
 }
 
+impl Default for Watch {
+    fn default() -> Watch {
+        Watch::new(SCRUB_CYCLE)
+    }
+}
+
 impl Watch {
+    /// One that looks so often.
+    #[must_use]
+    pub fn new(every: Duration) -> Watch {
+        Watch {
+            every,
+            stop: Event::new(),
+            stops: Cell::default(),
+            replica: RefCell::default(),
+            looks: Cell::default(),
+            blocks: Cell::default(),
+        }
+    }
+
+    /// What the replica said of itself when it was looked at last.
+    #[must_use]
+    pub fn replica(&self) -> Option<ReplicaReport> {
+        self.replica.borrow().clone()
+    }
+
     /// Stops the node in good order.
     pub fn stop(&self) {
         self.stops.set(true);
@@ -113,6 +152,9 @@ impl Watch {
         let Ok(report) = report.await else { return };
         let faults = report.metrics.get(Counter::ScrubFaults);
         assert_eq!(faults, 0, "a scrub finds faults where there are none");
+        if report.replica.is_some() {
+            *self.replica.borrow_mut() = report.replica;
+        }
         self.looks.set(self.looks.get() + 1);
         self.blocks.set(self.blocks.get().max(report.metrics.get(Counter::ScrubBlocks)));
     }
@@ -124,9 +166,16 @@ pub type CorePart = (Part, Rc<Watch>, Outbox<Question>);
 /// The parts of a node that is watched, and stops when it is told to.
 #[must_use]
 pub fn parts(shape: Shape, watch: &Rc<Watch>) -> Vec<CorePart> {
+    member_parts(shape, &[], watch)
+}
+
+/// The same for a member of a cluster whose replicas are at these addresses.
+#[must_use]
+pub fn member_parts(shape: Shape, peers: &[String], watch: &Rc<Watch>) -> Vec<CorePart> {
     let (asks, questions): (Vec<_>, Vec<_>) = (0..shape.cores).map(|_| lane(1)).unzip();
     let first = First { http: address(0), serving: Box::new(|_| {}) };
-    let parts = node::server::parts(&Shared::new(options(shape)), questions, first);
+    let parts =
+        node::server::parts(&Shared::new(options(shape, peers, watch.every)), questions, first);
     parts.into_iter().zip(asks).map(|(part, ask)| (part, watch.clone(), ask)).collect()
 }
 
@@ -138,7 +187,7 @@ pub async fn serve((part, watch, ask): CorePart) -> Result<(), StartError> {
     let is_first = part.is_first();
     let watcher = async move {
         loop {
-            select(watch.stop.wait(), ioring::sleep(SCRUB_CYCLE)).await;
+            select(watch.stop.wait(), ioring::sleep(watch.every)).await;
             let stops = watch.stops.get();
             watch.look(&ask).await;
             if stops && is_first {
@@ -151,26 +200,26 @@ pub async fn serve((part, watch, ask): CorePart) -> Result<(), StartError> {
         }
     };
     spawn(Queue::Background, "watcher", watcher).detach();
-    node::server::serve(part).await
+    Box::pin(node::server::serve(part)).await
 }
 
 fn address(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
 }
 
-fn options(shape: Shape) -> Options {
+fn options(shape: Shape, peers: &[String], scrub_cycle: Duration) -> Options {
     let config = Config {
         resp: address(PORT),
         http: address(0),
-        listen: None,
-        peers: Vec::new(),
+        listen: (!peers.is_empty()).then(|| address(PEERS_PORT)),
+        peers: peers.to_vec(),
         cores: Cores::Count(shape.cores),
         dedicated_replica_core: Some(shape.dedicated),
         cache_bytes: CACHE_BYTES,
         clients_max: 64,
         lock_memory: false,
         idle: Idle::Sleep,
-        scrub_cycle: Some(SCRUB_CYCLE),
+        scrub_cycle: Some(scrub_cycle),
         log_level: tracing::Level::ERROR,
         log_format: LogFormat::Human,
     };

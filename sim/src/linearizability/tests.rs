@@ -43,6 +43,7 @@ fn input() -> impl Strategy<Value = Input> {
     prop_oneof![
         3 => Just(Input::Get),
         2 => few.clone().prop_map(Input::Set),
+        1 => few.clone().prop_map(Input::Swap),
         1 => few.clone().prop_map(Input::SetIfAbsent),
         1 => (few.clone(), few)
             .prop_map(|(expected, value)| Input::SetIfEquals { expected, value }),
@@ -54,7 +55,7 @@ fn input() -> impl Strategy<Value = Input> {
 fn output(input: Input) -> BoxedStrategy<Output> {
     let value = prop::option::of(0..4i64);
     match input {
-        Input::Get => value.prop_map(Output::Value).boxed(),
+        Input::Get | Input::Swap(_) => value.prop_map(Output::Value).boxed(),
         Input::Set(_) => Just(Output::Done).boxed(),
         Input::Add(_) => (0..6i64).prop_map(Output::Sum).boxed(),
         _ => any::<bool>().prop_map(Output::Applied).boxed(),
