@@ -209,8 +209,8 @@ struct State {
     recent: Vec<Option<(Op, Checksum, Frozen)>>,
     /// The highest commit number that was told, or that a durable prepare has.
     commit: Op,
-    /// Something durable is not named by a marker yet.
-    unmarked: bool,
+    /// Since when something durable is not named by a marker.
+    unmarked: Option<Instant>,
     in_flight: Vec<Flight>,
     /// Whether the last prepare that was offered found no room.
     full: bool,
@@ -427,7 +427,7 @@ impl State {
 
     /// Has the next marker name a durable prepare, unless it is too old for that.
     fn name(&mut self, op: Op, header: Header) {
-        self.unmarked = true;
+        self.unmarked.get_or_insert_with(ioring::now);
         let slot = op.0 as usize % self.tail.len();
         if self.tail[slot].as_ref().is_none_or(|old| Summary::of(old).op <= op) {
             self.tail[slot] = Some(header);
@@ -444,7 +444,7 @@ impl Shared {
             recent: vec![None; options.recent_max.max(1)],
             ring,
             commit,
-            unmarked: false,
+            unmarked: None,
             in_flight: Vec::with_capacity(2 * pipeline_max),
             full: false,
             last_write: ioring::now(),

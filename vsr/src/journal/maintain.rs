@@ -7,14 +7,15 @@
 //!    free (the rules are in `ring`).
 //! 4. When nothing was written for 5 ms and something durable is not vouched for yet, or at a clean
 //!    stop, a marker is appended: the newest headers and the commit number. From then on a bad
-//!    frame among those is known to be damaged and not torn.
+//!    frame among those is known to be damaged and not torn. A member does not wait for the quiet
+//!    for ever: what it repairs has old commit numbers, which vouch for nothing new.
 //!
 //! The task sleeps in between and ends when the journal is closed or dropped.
 
 use std::rc::Rc;
 use std::time::Duration;
 
-use ioring::{Buffer, Fatal};
+use ioring::{Buffer, Fatal, Instant};
 use wire::{Checksum, Header, Op};
 
 #[cfg(test)]
@@ -29,6 +30,9 @@ use super::ring::Claim;
 
 /// How long nothing must have been written before a marker is.
 const MARKER_DELAY: Duration = Duration::from_millis(5);
+/// How long a member's frame may be without one. While a member repairs, writes need not have an
+/// end, nor higher commit numbers.
+const MARKER_DELAY_MAX: Duration = Duration::from_millis(100);
 
 /// What to do next.
 enum Step {
@@ -36,7 +40,7 @@ enum Step {
     Seal(Place, Vec<Entry>),
     Again(SegmentId),
     Marker(Claim),
-    Sleep(Option<ioring::Instant>),
+    Sleep(Option<Instant>),
     Stop,
 }
 
@@ -79,7 +83,7 @@ fn next_step(shared: &Shared) -> Step {
         return Step::Seal(place, entries);
     }
     if let Some(victim) = state.ring.victim() {
-        // Without live frames it is kept only because the newest marker is in it.
+        // Without live frames it is kept only because of what it vouches for.
         let step = if state.ring.has_live(victim) {
             Step::Again(victim)
         } else {
@@ -87,15 +91,14 @@ fn next_step(shared: &Shared) -> Step {
         };
         return step;
     }
-    let quiet_at = state.last_write + MARKER_DELAY;
-    let due = state.unmarked && state.in_flight.is_empty();
-    if due && (state.stopping || ioring::now() >= quiet_at) && shared.marks() {
+    let due_at = state.marker_due_at().filter(|_| shared.marks());
+    if due_at.is_some_and(|at| state.stopping || ioring::now() >= at) {
         return Step::Marker(Claim::Ordinary);
     }
     if state.stopping {
         return Step::Stop;
     }
-    Step::Sleep((due && shared.marks()).then_some(quiet_at))
+    Step::Sleep(due_at)
 }
 
 impl Shared {
@@ -172,12 +175,20 @@ async fn marker(shared: &Shared, claim: Claim, mut scratch: Option<Buffer>) -> O
 }
 
 impl super::State {
+    /// When a marker is to be written, if one is.
+    fn marker_due_at(&self) -> Option<Instant> {
+        let since = self.unmarked?;
+        let quiet = self.in_flight.is_empty().then_some(self.last_write + MARKER_DELAY);
+        let latest = self.ring.geometry().has_peers.then_some(since + MARKER_DELAY_MAX);
+        quiet.into_iter().chain(latest).min()
+    }
+
     /// Room for a marker, and what it says. What becomes durable from now on needs another one.
     fn reserve_marker(&mut self, claim: Claim) -> Option<(Place, usize, Op, Vec<Entry>)> {
         let entries: Vec<Entry> = self.marker_entries().collect();
         let length = frame_size(entries.len() * INDEX_ENTRY_SIZE);
         let place = self.ring.reserve(length, None, claim)?;
-        self.unmarked = false;
+        self.unmarked = None;
         Some((place, length, self.commit, entries))
     }
 

@@ -27,6 +27,12 @@ use crate::replica::LogHead;
 /// Ops that may be beyond the commit number.
 const PIPELINE: u64 = 4;
 
+/// Seeds of a test: so many, or as many as `VSR_JOURNAL_SEEDS` says.
+fn seeds(usual: u64) -> u64 {
+    let asked = std::env::var("VSR_JOURNAL_SEEDS").ok();
+    asked.map_or(usual, |text| text.parse().expect("a number of seeds"))
+}
+
 type Version = (Op, u128);
 
 fn version(header: &Header) -> Version {

@@ -117,6 +117,31 @@ fn a_marker_has_the_commit_number_of_every_prepare() {
 }
 
 #[test]
+fn markers_do_not_wait_for_the_end_of_a_repair() {
+    let (mut world, node, history, log) = fresh(2);
+    let told = history.clone();
+    let prepares = log.clone();
+    let place = world.run(node, move || async move {
+        let mut member = open(&told).await;
+        member.write(prepares[..1].to_vec()).await;
+        for _ in 0..80 {
+            member.write(prepares[1..].to_vec()).await;
+            ioring::sleep(Duration::from_millis(2)).await;
+        }
+        let place = member.locations()[0];
+        member.stop(false).await;
+        place
+    });
+    world.disk(node).settle();
+    world.disk(node).rot(Path::new(JOURNAL), place.unwrap().offset + 20, 1).unwrap();
+    let case = world.run(node, move || async move {
+        let member = open(&history).await;
+        assert_eq!(member.recovered.log.ops[0], RecoveredOp::Damaged(Some(log[0])));
+    });
+    case.unwrap();
+}
+
+#[test]
 fn a_damaged_prepare_is_named_and_costs_nothing_else() {
     let (mut world, node, history, log) = fresh(6);
     let places = written(&mut world, node, &history, &log);

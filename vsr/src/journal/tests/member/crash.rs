@@ -6,8 +6,8 @@ use std::rc::Rc;
 use ioring::sim::trace::crash_states;
 use ioring::sim::{Config, Crash, NodeId, SimDisk, World, every_crash_point};
 
-use super::Model;
 use super::node::{History, Member, make};
+use super::{Model, seeds};
 use crate::journal::Sabotage;
 
 /// A formatted disk, with a life of so many steps on it.
@@ -128,7 +128,7 @@ fn all_states(
 #[test]
 fn lives_of_members() {
     ioring::sim::marks::reset();
-    for seed in 0..40 {
+    for seed in 0..seeds(40) {
         prepared(1000 * seed, 240);
     }
     let reached = ioring::sim::marks::hits();
@@ -145,8 +145,8 @@ fn lives_of_members() {
 
 #[test]
 fn members_survive_any_crash() {
-    for seed in 1..5 {
-        let base = prepared(seed, 60 * seed);
+    for seed in 1..=seeds(4) {
+        let base = prepared(seed, 60 * (1 + seed % 4));
         let (points, failures) = crash_everywhere(&base, (seed, 60), Sabotage::None, 300);
         assert!(points > 200 && failures == 0, "{failures} of {points}");
     }

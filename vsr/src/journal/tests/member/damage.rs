@@ -8,8 +8,8 @@ use std::time::Duration;
 use ioring::Random;
 use ioring::sim::{Config, NodeId, SimDisk, World};
 
-use super::Model;
 use super::node::{History, Member, configuration, make};
+use super::{Model, seeds};
 use crate::journal::SECTOR;
 use crate::superblock::ZONE_SIZE;
 
@@ -79,8 +79,8 @@ fn sectors() -> u64 {
 #[test]
 fn no_damaged_sector_is_taken_for_a_torn_write() {
     ioring::sim::marks::reset();
-    for seed in 0..10 {
-        let (disk, model) = quiet(seed, 30 + 20 * seed);
+    for seed in 0..seeds(10) {
+        let (disk, model) = quiet(seed, 30 + 20 * (seed % 10));
         for sector in 0..sectors() {
             let mut world = World::new(sector, Config::default());
             let node = world.add_node("rotten");
@@ -102,7 +102,7 @@ fn no_damaged_sector_is_taken_for_a_torn_write() {
 #[test]
 fn damage_under_a_running_member_is_not_forgotten() {
     ioring::sim::marks::reset();
-    for seed in 0..60 {
+    for seed in 0..seeds(60) {
         let (disk, model) = quiet(seed, 100);
         let mut world = World::new(seed, Config::default());
         let node = world.add_node("rotting");
