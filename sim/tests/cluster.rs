@@ -176,8 +176,8 @@ const CANARIES: [Canary; 10] = [
     Canary::ForgetView,
 ];
 
-/// The first seed that notices that something is broken, and how.
-fn notices(canary: Canary, count: usize) -> Option<(u64, String)> {
+/// The first seed, from one on, that notices that something is broken, and how.
+fn notices(canary: Canary, first: u64, count: usize) -> Option<(u64, String)> {
     canary.plant();
     // Only those whose faults can show it.
     let shows = |plan: &Plan| match canary {
@@ -186,7 +186,7 @@ fn notices(canary: Canary, count: usize) -> Option<(u64, String)> {
         Canary::ReadWithoutRound => !plan.weather.is_empty(),
         _ => plan.crashes || plan.step_crashes,
     };
-    let seeds = (0..).filter(|seed| {
+    let seeds = (first..).filter(|seed| {
         let plan = Plan::of(*seed);
         plan.members() > 1 && shows(&plan)
     });
@@ -195,17 +195,20 @@ fn notices(canary: Canary, count: usize) -> Option<(u64, String)> {
     found
 }
 
-/// The checkers prove themselves. The usual run tries one break only: that of one that takes many
-/// seeds proves no more, and takes minutes.
+/// The checkers prove themselves. The usual run tries one break only, and begins shortly before a
+/// seed that noticed it: all of them take many minutes.
 #[test]
 fn a_broken_protocol_is_noticed() {
-    let name = std::env::var("SIM_CANARY").unwrap_or_else(|_| "CommitWithoutQuorum".to_owned());
+    let name = std::env::var("SIM_CANARY");
+    let usual = if name.is_ok() { 0 } else { 36 };
+    let first = number("SIM_FIRST").unwrap_or(usual);
+    let name = name.unwrap_or_else(|_| "CommitWithoutQuorum".to_owned());
     let chosen = CANARIES.into_iter().filter(|it| name == "all" || name == format!("{it:?}"));
     let (mut tried, mut missed) = (0, Vec::new());
     for canary in chosen {
         tried += 1;
         let started = Instant::now();
-        match notices(canary, number("SIM_SEEDS").unwrap_or(100) as usize) {
+        match notices(canary, first, number("SIM_SEEDS").unwrap_or(100) as usize) {
             Some((seed, what)) => {
                 let (first, took) = (what.lines().next().unwrap_or_default(), started.elapsed());
                 println!("{canary:?}: seed {seed} notices it, after {took:.0?}: {first}");
