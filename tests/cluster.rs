@@ -51,6 +51,33 @@ fn every_member_takes_writes_and_sees_all_of_them() {
     }
 }
 
+/// What a backup's clients are owed may be more than a message holds. It was done, which is seen by
+/// whoever reads; the connection that cannot be told is closed, and no other.
+#[test]
+fn an_answer_too_large_to_be_passed_on_closes_its_connection_only() {
+    let mut cluster = Cluster::format(SMALL);
+    cluster.start_all();
+    let backup = (cluster.primary() + 1) % 3;
+    let large = "x".repeat(600_000);
+    let keys = ["a", "b", "c", "d"];
+    for key in keys {
+        assert_eq!(cluster.call(backup, &["SET", key, &large]), ok());
+    }
+    let mut connection = cluster.connect(backup).unwrap();
+    for key in keys {
+        connection.send(&["GETDEL", key]);
+    }
+    connection.flush().unwrap();
+    let told = (0..keys.len()).take_while(|_| connection.receive().is_ok()).count();
+    assert!(told < keys.len(), "all fits a message: the test has to ask for more");
+    for key in keys {
+        assert_eq!(cluster.call(backup, &["GET", key]), Reply::Nil);
+    }
+    let since = Instant::now();
+    assert_eq!(cluster.call(backup, &["SET", "e", "f"]), ok());
+    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+}
+
 #[test]
 fn what_was_acknowledged_survives_the_primary() {
     let mut cluster = Cluster::format(SMALL);

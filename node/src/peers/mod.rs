@@ -210,6 +210,12 @@ impl Peers {
         link.pushed(pushed)
     }
 
+    /// Bytes of the largest body of a forward or its answer.
+    #[must_use]
+    pub fn forward_size_max(&self) -> usize {
+        self.config.prepare_size_max
+    }
+
     /// Sends writes that are passed on, or their outcomes; `false` if that was dropped.
     ///
     /// # Panics

@@ -17,6 +17,9 @@
 //!    is not answered within [`PATIENCE`], or before the view ends, is unknown, and its connections
 //!    are closed, as clients of a protocol without numbers expect.
 //!
+//! Numbers begin at random in each life, and an answer has to come from whom the writes went to: one
+//! to a forward of the life before answers nothing.
+//!
 //! A run of a connection is handed over only when the one before it is answered, so its writes are
 //! executed in the order it sent them. Its reads ask for a read index and so see them.
 //!
@@ -29,7 +32,8 @@ use std::rc::Rc;
 use ioring::{Instant, Queue, spawn, sync};
 use vsr::replica::Replica;
 use wire::message::{Forward, Forwarded};
-use wire::{ErrorCode, Header, Outcome, ReplicaId, RequestView, Requests, View};
+use wire::outcome::OUTCOME_HEADER_SIZE;
+use wire::{ErrorCode, Header, Outcome, ReplicaId, RequestView, Requests, Version, View};
 
 use super::member::{Gate, PATIENCE};
 use super::{Origin, ReplicaCore, refuse};
@@ -48,11 +52,15 @@ const LINE: usize = 256;
 const SPARE_MAX: usize = 64;
 const SPARE_BYTES_MAX: usize = 2 * MESSAGE_MAX;
 
+/// What is said of an operation of which nothing can be said.
+const UNKNOWN: Outcome<'static> = Outcome { result: Err(ErrorCode::Timeout), version: Version(0) };
+
 /// Writes that were sent.
 struct Sent {
     number: u64,
-    /// The view whose primary has got them.
+    /// The view whose primary has got them, and that primary.
     view: View,
+    to: ReplicaId,
     until: Instant,
     writes: Vec<u8>,
 }
@@ -80,7 +88,7 @@ impl Forwards {
         Forwards {
             pending: RefCell::default(),
             until: Cell::default(),
-            number: Cell::default(),
+            number: Cell::new(ioring::random("forwards").next_u64() >> 1),
             sent: RefCell::default(),
             line: sync::Queue::new(LINE),
             spare: RefCell::default(),
@@ -175,7 +183,7 @@ impl Forwards {
         self.until.set(None);
         let writes = std::mem::replace(pending, self.take_spare());
         let until = ioring::now() + PATIENCE;
-        self.sent.borrow_mut().push_back(Sent { number, view: replica.view(), until, writes });
+        self.sent.borrow_mut().push_back(Sent { number, view: replica.view(), to, until, writes });
         true
     }
 
@@ -184,7 +192,8 @@ impl Forwards {
         let answer = header.tail::<Forwarded>().expect("the command says so");
         let sent = &mut *self.sent.borrow_mut();
         // One that comes too late has nobody left to tell.
-        let place = sent.iter().position(|sent| sent.number == answer.number);
+        let from = header.replica();
+        let place = sent.iter().position(|sent| (sent.number, sent.to) == (answer.number, from));
         let Some(Sent { writes, .. }) = place.and_then(|place| sent.remove(place)) else { return };
         deliver(core, &writes, body);
         self.give_back(writes);
@@ -233,6 +242,7 @@ async fn execute(core: &Core) {
     let this = core.replica();
     let forwards = &this.member().forwards;
     let mut run = core.runs.open();
+    let body_max = core.peers.get().map_or(0, |peers| peers.forward_size_max());
     let mut outcomes = Vec::new();
     while let Some(Taken { from, number, mut writes }) = forwards.line.pop().await {
         let (mut operations, mut of_all) = (0, 0);
@@ -248,15 +258,20 @@ async fn execute(core: &Core) {
         outcomes.clear();
         if core.wait_for_run(run).await {
             core.runs.outcomes(run, |all| {
-                (0..all.len()).for_each(|index| push(&all.outcome(index), &mut outcomes));
+                for index in 0..all.len() {
+                    // What is too large for the way back was done, and cannot be told.
+                    let most = body_max.saturating_sub((all.len() - index) * OUTCOME_HEADER_SIZE);
+                    let outcome = all.outcome(index);
+                    let fits = outcomes.len() + outcome.encoded_size() <= most;
+                    push(if fits { &outcome } else { &UNKNOWN }, &mut outcomes);
+                }
             });
             core.runs.end(run);
         } else {
             // What still comes for this run finds it closed.
             core.runs.close(run);
             run = core.runs.open();
-            let unknown = Outcome::failed(ErrorCode::Timeout);
-            (0..operations).for_each(|_| push(&unknown, &mut outcomes));
+            (0..operations).for_each(|_| push(&UNKNOWN, &mut outcomes));
         }
         answer(core, from, number, operations, &outcomes);
         forwards.give_back(writes);
