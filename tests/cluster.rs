@@ -126,3 +126,37 @@ fn one_member_alone_says_nothing_and_a_second_one_is_enough() {
     cluster.signal(1, "TERM");
     assert!(cluster.ended(1), "it stops alone too\n{}", cluster.logs());
 }
+
+#[test]
+fn the_status_shows_the_whole_cluster() {
+    let mut cluster = Cluster::format(SMALL);
+    cluster.start_all();
+    assert_eq!(cluster.call(0, &["SET", "a", "b"]), ok());
+    let addresses: Vec<String> = cluster.members.iter().map(|m| m.http.clone()).collect();
+    let states = |status: &serde_json::Value| -> Vec<String> {
+        let replicas = status["replicas"].as_array().unwrap().iter();
+        replicas.map(|replica| replica["state"].as_str().unwrap().to_owned()).collect()
+    };
+    cluster.wait_for("each sees all", || {
+        addresses.iter().all(|address| {
+            let status = support::status(&[address]);
+            states(&status) == ["normal"; 3] && status["faults_tolerated"] == 1
+        })
+    });
+    let killed = cluster.primary();
+    cluster.kill(killed);
+    let asked: Vec<&String> = addresses.iter().collect();
+    cluster.wait_for("the two that are left have a primary", || {
+        let status = support::status(&asked);
+        let primary = status["primary"].as_u64();
+        let lost = states(&status)[killed] == "down";
+        lost && primary.is_some_and(|primary| primary != killed as u64)
+            && status["faults_tolerated"] == 0
+    });
+    let left = (killed + 1) % 3;
+    cluster.kill((killed + 2) % 3);
+    cluster.wait_for("the last one knows that it is", || {
+        let status = support::status(&asked);
+        status["primary"].is_null() && states(&status)[left] == "view_change"
+    });
+}

@@ -7,7 +7,12 @@
 //!
 //! The JSON form is an interface: `cluster`, `view`, `primary` and `replicas` with `replica`,
 //! `address`, `state`, `role`, `op`, `commit`, `checkpoint` are fixed, because scripts rely on
-//! them; other fields may be added, none may change its meaning.
+//! them; other fields may be added, none may change its meaning. What is said of other members of a
+//! cluster is what they said last (`members`).
+
+mod members;
+
+pub use members::{MemberStatus, OtherReport};
 
 use crate::metrics::Snapshot;
 use crate::metrics::text::Gauge;
@@ -16,10 +21,12 @@ use crate::session;
 use lsm::cache::CacheStats;
 use lsm::forest::Stats;
 use lsm::tree::Tree;
+use members::Cluster;
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use vsr::replica::Counters;
 
 /// What a node does as a whole. Shared by all threads; written by the main one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -139,6 +146,17 @@ pub struct ReplicaReport {
     pub state: &'static str,
     /// The primary of its view, as far as it is in touch with one.
     pub primary: Option<u8>,
+    /// What it knows of the other members.
+    pub others: Vec<OtherReport>,
+    /// What becomes of writes: 0 taken here, 1 held back until there is a primary, 2 passed on.
+    pub writes: u8,
+    /// Messages of writes that were passed on to a primary, since the start.
+    pub forwarded: u64,
+    /// Read indexes asked for, each by all reads that waited, since the start.
+    pub read_rounds: u64,
+    /// What else happened since the start.
+    #[serde(skip)]
+    pub counters: Counters,
     /// The op that is waited for: whoever has it is away.
     pub blocked_by: Option<u64>,
     /// Its view.
@@ -186,19 +204,6 @@ pub struct Identity {
 }
 
 #[derive(Debug, Serialize)]
-struct ReplicaStatus {
-    replica: u8,
-    address: String,
-    state: &'static str,
-    role: &'static str,
-    op: u64,
-    commit: u64,
-    checkpoint: u64,
-    log_time_ns: u64,
-    blocked_by: Option<u64>,
-}
-
-#[derive(Debug, Serialize)]
 struct CoreStatus {
     core: u16,
     connections: u64,
@@ -210,12 +215,15 @@ struct CoreStatus {
 #[derive(Debug, Serialize)]
 pub struct Status {
     cluster: u128,
+    /// Whose answer this is.
+    replica: u8,
     view: u32,
     primary: Option<u8>,
+    faults_tolerated: u8,
     phase: Phase,
     version: &'static str,
     compression: String,
-    replicas: Vec<ReplicaStatus>,
+    replicas: Vec<MemberStatus>,
     peers: Option<PeersReport>,
     cores: Vec<CoreStatus>,
     shards: Vec<ShardReport>,
@@ -225,29 +233,24 @@ impl Status {
     /// Puts the cores' reports together.
     pub fn new(identity: &Identity, phase: Phase, reports: &[CoreReport]) -> Status {
         let replica = reports.iter().find_map(|report| report.replica.as_ref());
-        let primary = replica.and_then(|replica| replica.primary);
-        let leads = primary == Some(identity.replica);
+        let peers = reports.iter().find_map(|report| report.peers.clone());
+        let Cluster { primary, faults_tolerated, members } = match replica {
+            Some(replica) => Cluster::new(identity, replica, peers.as_ref()),
+            None => Cluster::unknown(identity),
+        };
         let mut shards: Vec<_> = reports.iter().flat_map(|report| report.shards.clone()).collect();
         shards.sort_by_key(|shard| shard.shard);
         Status {
             cluster: identity.cluster,
+            replica: identity.replica,
             view: replica.map_or(0, |replica| replica.view),
             primary,
+            faults_tolerated,
             phase,
             version: env!("CARGO_PKG_VERSION"),
             compression: identity.compression.clone(),
-            replicas: vec![ReplicaStatus {
-                replica: identity.replica,
-                address: identity.resp.to_string(),
-                state: replica.map_or("recovering", |replica| replica.state),
-                role: if leads { "primary" } else { "backup" },
-                op: replica.map_or(0, |replica| replica.op),
-                commit: replica.map_or(0, |replica| replica.commit),
-                checkpoint: replica.map_or(0, |replica| replica.checkpoint),
-                log_time_ns: replica.map_or(0, |replica| replica.log_time_ns),
-                blocked_by: replica.and_then(|replica| replica.blocked_by),
-            }],
-            peers: reports.iter().find_map(|report| report.peers.clone()),
+            replicas: members,
+            peers,
             cores: reports.iter().map(CoreStatus::new).collect(),
             shards,
         }
@@ -274,11 +277,6 @@ impl CoreStatus {
 /// The gauges that are computed from reports.
 pub fn gauges(phase: Phase, reports: &[CoreReport]) -> Vec<Gauge> {
     let replica = reports.iter().find_map(|report| report.replica.as_ref());
-    let of_replica = |name, help, value: fn(&ReplicaReport) -> u64| Gauge {
-        name,
-        help,
-        values: replica.map(|replica| (String::new(), value(replica))).into_iter().collect(),
-    };
     let of_shards = |name, help, value: fn(&ShardReport) -> u64| Gauge {
         name,
         help,
@@ -294,10 +292,6 @@ pub fn gauges(phase: Phase, reports: &[CoreReport]) -> Vec<Gauge> {
     let mut gauges = vec![
         plain("ready", "1 while the node serves.", vec![(String::new(), ready)]),
         plain("stalls", "Tasks that held a core longer than the stall threshold.", stalls),
-        of_replica("view", "The replica's view.", |replica| u64::from(replica.view)),
-        of_replica("op", "The highest op in the log.", |replica| replica.op),
-        of_replica("commit", "The highest op committed.", |replica| replica.commit),
-        of_replica("checkpoint", "The op of the last durable checkpoint.", |r| r.checkpoint),
         of_shards("applied", "The last op applied.", |shard| shard.applied),
         of_shards("memtable_bytes", "Bytes in memtables.", |shard| shard.memtable_bytes),
         of_shards("grid_blocks_free", "Grid blocks still to be had.", |s| s.grid_blocks_free),
@@ -327,6 +321,7 @@ pub fn gauges(phase: Phase, reports: &[CoreReport]) -> Vec<Gauge> {
             |c| [c.row_misses, c.page_misses, c.index_misses],
         ),
     ];
+    gauges.extend(replica.into_iter().flat_map(members::gauges));
     gauges.extend(reports.iter().find_map(|r| r.sessions).into_iter().flat_map(of_sessions));
     gauges.extend(of_compaction(reports));
     gauges.extend(reports.iter().find_map(|r| r.peers.as_ref()).into_iter().flat_map(of_peers));
@@ -500,6 +495,11 @@ mod tests {
                 replicas: 1,
                 state: "normal",
                 primary: Some(0),
+                others: Vec::new(),
+                writes: 0,
+                forwarded: 0,
+                read_rounds: 0,
+                counters: Counters::default(),
                 blocked_by: None,
                 view: 2,
                 op: 10,

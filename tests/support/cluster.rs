@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use client::{Connection, Reply};
 
+use super::link::{Link, Mood};
 use super::{Folder, PATIENCE, quorate};
 
 /// A member: where it is, and its process while it runs.
@@ -16,7 +17,8 @@ pub(crate) struct Member {
     native: String,
     /// `host:port` of the RESP listener.
     pub(crate) resp: String,
-    http: String,
+    /// `host:port` of the HTTP listener.
+    pub(crate) http: String,
     child: Option<Child>,
     log: Arc<Mutex<Vec<String>>>,
 }
@@ -25,6 +27,8 @@ pub(crate) struct Member {
 pub(crate) struct Cluster {
     folder: Folder,
     pub(crate) members: Vec<Member>,
+    /// By which member, to which; empty where they reach each other without.
+    links: Vec<Vec<Link>>,
 }
 
 /// An address that nobody listens on now. Another process may take it before it is used; the test
@@ -54,13 +58,52 @@ impl Cluster {
             child: None,
             log: Arc::default(),
         };
-        Cluster { folder, members: (0..3).map(member).collect() }
+        Cluster { folder, members: (0..3).map(member).collect(), links: Vec::new() }
+    }
+
+    /// The same, with links between them.
+    pub(crate) fn format_linked(flags: &[&str]) -> Cluster {
+        let mut cluster = Cluster::format(flags);
+        let links = |_| cluster.members.iter().map(|member| Link::to(&member.native)).collect();
+        cluster.links = (0..3).map(links).collect();
+        cluster
+    }
+
+    /// The link by which one member sends to another.
+    pub(crate) fn link(&self, from: usize, to: usize) -> &Link {
+        &self.links[from][to]
+    }
+
+    /// Sets all links between a member and the others.
+    pub(crate) fn set_links_of(&self, member: usize, mood: Mood) {
+        for other in (0..3).filter(|other| *other != member) {
+            self.link(member, other).set(mood);
+            self.link(other, member).set(mood);
+        }
+    }
+
+    /// Leaves all links as they should be.
+    pub(crate) fn heal(&self) {
+        self.links.iter().flatten().for_each(|link| link.set(Mood::default()));
+    }
+
+    /// Whether a member's process was started and not killed.
+    pub(crate) fn is_started(&self, index: usize) -> bool {
+        self.members[index].child.is_some()
+    }
+
+    fn peers_of(&self, index: usize) -> String {
+        let address = |(to, member): (usize, &Member)| match self.links.get(index) {
+            Some(links) if to != index => links[to].address.clone(),
+            _ => member.native.clone(),
+        };
+        let peers: Vec<String> = self.members.iter().enumerate().map(address).collect();
+        peers.join(",")
     }
 
     /// Starts a member; it serves when it is in touch with another one.
     pub(crate) fn start(&mut self, index: usize) {
-        let peers: Vec<&str> = self.members.iter().map(|member| &*member.native).collect();
-        let peers = peers.join(",");
+        let peers = self.peers_of(index);
         let directory = self.folder.data().join(index.to_string());
         let member = &mut self.members[index];
         let mut child = quorate()

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "a test whose support fails has failed")]
 
 pub(crate) mod cluster;
+pub(crate) mod link;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -24,6 +25,12 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The binary under test.
 pub(crate) fn quorate() -> Command {
     Command::new(env!("CARGO_BIN_EXE_quorate"))
+}
+
+/// What `quorate status` makes of what these nodes say.
+pub(crate) fn status(addresses: &[&String]) -> serde_json::Value {
+    let output = quorate().args(["status", "--json"]).args(addresses).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or_default()
 }
 
 /// Rounds of a test that has a long form: `QUORATE_TEST_ROUNDS`, or `short`.

@@ -135,6 +135,11 @@ impl Forwards {
         self.pending.borrow().is_empty() && self.sent.borrow().is_empty()
     }
 
+    /// Messages of writes sent since the start.
+    pub(super) fn sent_total(&self) -> u64 {
+        self.number.get()
+    }
+
     /// When something is due though nothing else happens.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let sent = self.sent.borrow().front().map(|sent| sent.until);

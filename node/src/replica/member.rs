@@ -43,6 +43,7 @@ use wire::message::Prepare;
 use wire::{Command, ErrorCode, Header, Op, ReplicaId, Requests, View};
 
 use super::forward::Forwards;
+use super::seen::Seen;
 use super::{ReplicaCore, refuse};
 use crate::core::{Core, moment};
 use crate::mesh::COMMITS_AHEAD;
@@ -81,6 +82,7 @@ pub struct Member {
     views: Event,
     reads: sync::Queue<PrepareRead>,
     pub(super) forwards: Forwards,
+    pub(super) seen: Seen,
 }
 
 impl Member {
@@ -97,6 +99,7 @@ impl Member {
             views: Event::new(),
             reads: sync::Queue::new(READS_MAX),
             forwards: Forwards::new(),
+            seen: Seen::default(),
         }
     }
 
@@ -226,6 +229,7 @@ impl Deliver for Receiver {
     fn on_message(&self, from: ReplicaId, header: &Header, body: Body<'_>) {
         let Some(core) = self.0.upgrade() else { return };
         let Some(this) = core.replica.get().filter(|this| !this.stopped.get()) else { return };
+        this.member().seen.note(from, header);
         match (header.command(), &body) {
             (Command::Forward, Body::Bytes(writes)) => {
                 return this.member().forwards.on_writes(&core, from, header, writes);

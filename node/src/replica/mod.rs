@@ -32,6 +32,7 @@ pub mod in_flight;
 pub mod member;
 pub mod pulse;
 pub mod rounds;
+mod seen;
 pub mod weight;
 
 use std::cell::{Cell, RefCell};
@@ -421,11 +422,21 @@ impl ReplicaCore {
             Status::Behind => "syncing",
             Status::Diverged => "diverged",
         };
+        let led = report.status == Status::Normal
+            && (report.serves || replica.primary() != report.replica);
+        let member = self.member.as_ref();
         ReplicaReport {
             replica: report.replica.0,
             replicas: replica.members(),
             state,
-            primary: (report.status == Status::Normal).then(|| replica.primary().0),
+            primary: led.then(|| replica.primary().0),
+            others: member.map_or_else(Vec::new, |member| {
+                member.seen.report(report.replica, replica.members())
+            }),
+            writes: member.map_or(Gate::Open, |member| member.gate().0) as u8,
+            forwarded: member.map_or(0, |member| member.forwards.sent_total()),
+            read_rounds: self.rounds.asked_total(),
+            counters: report.counters,
             blocked_by: report.blocked_by.map(|op| op.0),
             view: report.view.0,
             op: report.op.0,

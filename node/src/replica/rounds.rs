@@ -80,6 +80,11 @@ impl Rounds {
         spawn(Queue::Foreground, "read indexes", again).detach();
     }
 
+    /// Questions since the start.
+    pub(super) fn asked_total(&self) -> u64 {
+        self.asked.get()
+    }
+
     fn is_out(&self) -> bool {
         self.asked.get() > self.answered.get()
     }

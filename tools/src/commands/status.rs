@@ -1,5 +1,8 @@
 //! `quorate status`: the cluster at a glance, asked from the nodes' HTTP addresses.
 
+mod merge;
+
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -10,9 +13,10 @@ use crate::outcome::{Failure, Outcome, print, print_line};
 
 /// Show the state of a running cluster
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  quorate status\n  quorate status 127.0.0.1:7480 --watch")]
+#[command(after_help = "Example:\n  quorate status\n  quorate status 10.0.0.1:7480 10.0.0.2:7480 \
+                  10.0.0.3:7480 --watch")]
 pub(crate) struct Arguments {
-    /// HTTP addresses of nodes; the first that answers is asked
+    /// HTTP addresses of nodes; each is asked, and believed about itself
     #[arg(value_name = "HOST:PORT", default_value = "127.0.0.1:7480")]
     addresses: Vec<String>,
     /// Print one JSON object
@@ -28,32 +32,50 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     loop {
-        let status = ask(arguments)?;
+        let (status, silent) = ask(arguments)?;
         if arguments.json {
             print_line(&status);
         } else {
+            let mut text = render(&status);
+            for error in silent {
+                text.push_str(&format!("{error:#}\n"));
+            }
             if arguments.watch {
                 // Home and clear: the same screen is drawn again.
                 print("\x1b[H\x1b[2J");
             }
-            print(render(&status));
+            print(text);
         }
         if !arguments.watch {
             return Ok(());
         }
-        std::thread::sleep(Duration::from_secs(1));
+        thread::sleep(Duration::from_secs(1));
     }
 }
 
-fn ask(arguments: &Arguments) -> Result<Value, Failure> {
-    let mut last = anyhow!("no address given");
-    for address in &arguments.addresses {
-        match ask_one(address, arguments.timeout) {
-            Ok(status) => return Ok(status),
-            Err(error) => last = error.context(format!("no status from {address}")),
-        }
+/// What all that answer say together, and why the others do not.
+fn ask(arguments: &Arguments) -> Result<(Value, Vec<anyhow::Error>), Failure> {
+    let timeout = arguments.timeout;
+    let answers: Vec<anyhow::Result<Value>> = thread::scope(|scope| {
+        let ask = |address: &String| {
+            ask_one(address, timeout).with_context(|| format!("no status from {address}"))
+        };
+        let asked: Vec<_> =
+            arguments.addresses.iter().map(|address| scope.spawn(move || ask(address))).collect();
+        asked
+            .into_iter()
+            .map(|one| one.join().unwrap_or_else(|_| Err(anyhow!("asking failed"))))
+            .collect()
+    });
+    let (answers, silent): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    let answers: Vec<Value> = answers.into_iter().flatten().collect();
+    let mut silent: Vec<anyhow::Error> = silent.into_iter().filter_map(Result::err).collect();
+    if answers.is_empty() {
+        let last = silent.pop().unwrap_or_else(|| anyhow!("no address given"));
+        let hint = "is a node running there? `quorate dev` starts one";
+        return Err(Failure::Failed(last.context(hint)));
     }
-    Err(Failure::Failed(last.context("is a node running there? `quorate dev` starts one")))
+    Ok((merge::merge(answers), silent))
 }
 
 pub(crate) fn ask_one(address: &str, timeout: Duration) -> anyhow::Result<Value> {
@@ -74,29 +96,54 @@ fn field<'a>(object: &'a Value, name: &str) -> std::borrow::Cow<'a, str> {
 
 fn render(status: &Value) -> String {
     let mut text = format!(
-        "cluster {}   view {}   primary {}   compression {}\n",
+        "cluster {}   view {}   primary {}   can lose {} more   compression {}\n",
         field(status, "cluster"),
         field(status, "view"),
         field(status, "primary"),
+        field(status, "faults_tolerated"),
         field(status, "compression")
     );
     text.push_str(&format!(
-        "{:<8} {:<22} {:<12} {:<8} {:>12} {:>12} {:>12}\n",
-        "replica", "address", "state", "role", "op", "commit", "checkpoint"
+        "{:<8} {:<22} {:<12} {:<8} {:>12} {:>12} {:>12} {:>8}\n",
+        "replica", "address", "state", "role", "op", "commit", "checkpoint", "lag"
     ));
-    for replica in status["replicas"].as_array().map_or(&[][..], Vec::as_slice) {
+    for replica in array(status, "replicas") {
         text.push_str(&format!(
-            "{:<8} {:<22} {:<12} {:<8} {:>12} {:>12} {:>12}\n",
+            "{:<8} {:<22} {:<12} {:<8} {:>12} {:>12} {:>12} {:>8}{}\n",
             field(replica, "replica"),
             field(replica, "address"),
             field(replica, "state"),
             field(replica, "role"),
             field(replica, "op"),
             field(replica, "commit"),
-            field(replica, "checkpoint")
+            field(replica, "checkpoint"),
+            field(replica, "lag"),
+            match replica["blocked_by"].as_u64() {
+                Some(op) => format!("   waits for op {op}"),
+                None => String::new(),
+            }
         ));
     }
-    for shard in status["shards"].as_array().map_or(&[][..], Vec::as_slice) {
+    match status["nodes"].as_array() {
+        None => text.push_str(&render_shards(status)),
+        Some(nodes) => {
+            for node in nodes {
+                text.push_str(&format!("replica {}:\n", field(node, "replica")));
+                text.push_str(&render_shards(node));
+            }
+        }
+    }
+    text
+}
+
+fn array<'a>(object: &'a Value, name: &str) -> &'a [Value] {
+    object[name].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The shards of one node.
+fn render_shards(status: &Value) -> String {
+    let mut text = String::new();
+    for shard in array(status, "shards") {
         let memtable = shard["memtable_bytes"].as_u64().map_or("-".to_owned(), format_size);
         text.push_str(&format!(
             "shard {:<3} core {:<3} applied {:>10}   memtable {memtable:>10}   blocks free {:>8}, \
@@ -108,13 +155,10 @@ fn render(status: &Value) -> String {
             field(shard, "grid_blocks_reserved")
         ));
     }
-    for shard in status["shards"].as_array().map_or(&[][..], Vec::as_slice) {
+    for shard in array(status, "shards") {
         if let Some(scrub) = shard.get("scrub") {
-            text.push_str(&format!(
-                "shard {:<3} scrub {}\n",
-                field(shard, "shard"),
-                describe(scrub)
-            ));
+            let shard = field(shard, "shard");
+            text.push_str(&format!("shard {shard:<3} scrub {}\n", describe(scrub)));
         }
     }
     text
@@ -163,7 +207,8 @@ mod tests {
             "replicas": [{ "replica": 0, "address": "127.0.0.1:7400", "state": "recovering" }],
         });
         let text = render(&status);
-        assert!(text.contains("cluster 7   view 3   primary -   compression none,lz4"), "{text}");
+        let head = "cluster 7   view 3   primary -   can lose - more   compression none,lz4";
+        assert!(text.contains(head), "{text}");
         assert!(text.contains("recovering"), "{text}");
     }
 
