@@ -39,6 +39,16 @@ impl Failure {
         }
     }
 
+    /// What went wrong, for a command that has another one do something.
+    pub(crate) fn into_error(self) -> anyhow::Error {
+        match self {
+            Failure::Failed(error)
+            | Failure::Usage(error)
+            | Failure::Refused(error)
+            | Failure::Corrupt(error) => error,
+        }
+    }
+
     fn error(&self) -> &anyhow::Error {
         match self {
             Failure::Failed(error)
