@@ -68,7 +68,8 @@ fn pauses(signal: &str, rounds: u32) -> Vec<Duration> {
     pauses.sort_unstable();
     let (median, worst) = (pauses[pauses.len() / 2], pauses[pauses.len() - 1]);
     println!(
-        "{rounds} times SIG{signal} of the primary: writes paused {median:?} (median), {worst:?} (worst)"
+        "{rounds} times SIG{signal} of the primary: writes paused {median:?} (median), \
+         {worst:?} (worst)"
     );
     pauses
 }

@@ -5,7 +5,7 @@
 //!
 //! | what | like |
 //! | --- | --- |
-//! | hold them up, until further notice | packets that are lost, all of them: TCP sends them later |
+//! | hold them up, until further notice | packets that are all lost: TCP sends them later |
 //! | close all connections, and each new one at once | a host that is gone, or a firewall |
 //! | delay them, all or one piece in so many | distance; packets that are lost now and then |
 //! | change a byte | memory or a network card that does |

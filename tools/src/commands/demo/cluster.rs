@@ -5,7 +5,7 @@
 //! 3. `kill -9` the primary. The others choose a new one, and writes go on: how long they paused is
 //!    what clients noticed.
 //! 4. Start the one that was killed; it catches up while the load goes on.
-//! 5. Stop the load and read every key back at each of the three, and judge each byte by the ledger.
+//! 5. Stop the load, read every key back at each of the three, judge each byte by the ledger.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
