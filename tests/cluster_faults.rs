@@ -62,6 +62,7 @@ fn request(key: &str, input: Input) -> Vec<String> {
         Input::SetIfAbsent(value) => &["SETNX", key, &value.to_string()],
         Input::Delete => &["DEL", key],
         Input::Add(by) => &["INCRBY", key, &by.to_string()],
+        Input::Swap(value) => &["SET", key, &value.to_string(), "GET"],
         Input::SetIfEquals { .. } => unreachable!("there is no such command"),
     };
     words.iter().map(|word| (*word).to_owned()).collect()
@@ -69,8 +70,8 @@ fn request(key: &str, input: Input) -> Vec<String> {
 
 fn output(input: Input, reply: &Reply) -> Output {
     match (input, reply) {
-        (Input::Get, Reply::Nil) => Output::Value(None),
-        (Input::Get, Reply::Bulk(text)) => {
+        (Input::Get | Input::Swap(_), Reply::Nil) => Output::Value(None),
+        (Input::Get | Input::Swap(_), Reply::Bulk(text)) => {
             Output::Value(Some(std::str::from_utf8(text).unwrap().parse().unwrap()))
         }
         (Input::Set(_), Reply::Simple(_)) => Output::Done,
@@ -107,7 +108,8 @@ fn count(notes: &Notes, connection: &mut Connection, counter: &str) -> bool {
 fn choose(random: &mut Random, unique: i64) -> Input {
     match random.below(20) {
         0..8 => Input::Get,
-        8..14 => Input::Set(unique),
+        8..12 => Input::Set(unique),
+        12..14 => Input::Swap(unique),
         14..16 => Input::SetIfAbsent(unique),
         16 => Input::Delete,
         _ => Input::Add(1),
