@@ -109,7 +109,7 @@ fn carry(shared: &(Mutex<State>, Condvar), mut from: TcpStream, mut to: TcpStrea
         }
         state.pieces += 1;
         let mood = state.mood;
-        let held_up = mood.delay_one_in == 0 || state.pieces % mood.delay_one_in == 0;
+        let held_up = mood.delay_one_in == 0 || state.pieces.is_multiple_of(mood.delay_one_in);
         if state.corrupt > 0 {
             state.corrupt -= 1;
             bytes[size / 2] ^= 0x10;

@@ -17,8 +17,8 @@
 //!    is not answered within [`PATIENCE`], or before the view ends, is unknown, and its connections
 //!    are closed, as clients of a protocol without numbers expect.
 //!
-//! Numbers begin at random in each life, and an answer has to come from whom the writes went to: one
-//! to a forward of the life before answers nothing.
+//! Numbers begin at random in each life, and an answer has to come from whom the writes went to:
+//! one to a forward of the life before answers nothing.
 //!
 //! A run of a connection is handed over only when the one before it is answered, so its writes are
 //! executed in the order it sent them. Its reads ask for a read index and so see them.
@@ -77,6 +77,8 @@ pub(super) struct Forwards {
     pending: RefCell<Vec<u8>>,
     /// Until when what is pending waits to be sent.
     until: Cell<Option<Instant>>,
+    /// The number that this life began with, and the last one given.
+    first: u64,
     number: Cell<u64>,
     sent: RefCell<VecDeque<Sent>>,
     line: sync::Queue<Taken>,
@@ -85,10 +87,12 @@ pub(super) struct Forwards {
 
 impl Forwards {
     pub(super) fn new() -> Forwards {
+        let first = ioring::random("forwards").next_u64() >> 1;
         Forwards {
+            first,
             pending: RefCell::default(),
             until: Cell::default(),
-            number: Cell::new(ioring::random("forwards").next_u64() >> 1),
+            number: Cell::new(first),
             sent: RefCell::default(),
             line: sync::Queue::new(LINE),
             spare: RefCell::default(),
@@ -137,7 +141,7 @@ impl Forwards {
 
     /// Messages of writes sent since the start.
     pub(super) fn sent_total(&self) -> u64 {
-        self.number.get()
+        self.number.get() - self.first
     }
 
     /// When something is due though nothing else happens.

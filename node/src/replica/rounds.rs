@@ -38,6 +38,8 @@ const AGAIN: Duration = Duration::from_millis(20);
 
 /// See the module's text.
 pub struct Rounds {
+    /// The number that this life began with.
+    first: u64,
     asked: Cell<u64>,
     answered: Cell<u64>,
     /// The answer to the last question, while the log is not given out so far.
@@ -54,6 +56,7 @@ impl Rounds {
     pub(super) fn new() -> Rounds {
         let first = ioring::random("read indexes").next_u64() >> 1;
         Rounds {
+            first,
             asked: Cell::new(first),
             answered: Cell::new(first),
             until: Cell::default(),
@@ -82,7 +85,7 @@ impl Rounds {
 
     /// Questions since the start.
     pub(super) fn asked_total(&self) -> u64 {
-        self.asked.get()
+        self.asked.get() - self.first
     }
 
     fn is_out(&self) -> bool {

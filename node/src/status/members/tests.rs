@@ -1,3 +1,5 @@
+//! What is made of what members say, case by case.
+
 use super::*;
 use vsr::replica::Counters;
 
