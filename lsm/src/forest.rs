@@ -873,6 +873,7 @@ const LEVEL0_STUCK: usize = 8;
 mod bound_tests;
 #[cfg(test)]
 mod compaction_tests;
+mod copies;
 #[cfg(test)]
 pub(crate) mod harness;
 mod keep;

@@ -14,7 +14,7 @@
 //! Everything read is verified against the reference that led to it: checksum, address, cluster and
 //! shard. A read that fails or does not verify is tried once more, then reported as
 //! [`CorruptBlock`], naming file, address, offset and what was expected. It never panics and never
-//! gives wrong data.
+//! gives wrong data. Where others have copies, the block is written anew from one ([`copies`]).
 //!
 //! **Writing.** A block is written once, to an address that the free set handed out, and is durable
 //! only after [`Grid::sync`]. Until then nothing durable refers to it: a checkpoint syncs every
@@ -31,6 +31,7 @@
 //! counted handles that stay valid whatever happens to the block.
 
 mod condemned;
+mod copies;
 mod file;
 mod growth;
 mod read;
@@ -46,6 +47,9 @@ use ioring::sync::{Event, Slots};
 use ioring::{Buffer, BufferPool, Fatal, File, Frozen};
 
 pub use condemned::CONDEMNED_MAX;
+use copies::Repairs;
+pub use copies::{Copies, Fetch};
+pub(crate) use copies::{Original, REPAIR_PATIENCE, Repair, copy_helps};
 pub use file::{OpenError, Owner};
 use growth::Growth;
 pub use read::{CorruptBlock, ReadError};
@@ -85,8 +89,10 @@ pub struct GridStats {
     pub read_bytes: u64,
     /// Reads tried a second time.
     pub retries: u64,
-    /// Reads that failed for good.
+    /// Reads that failed for good, or until the block was written anew from a copy.
     pub corrupt: u64,
+    /// Blocks written anew from a copy.
+    pub repaired: u64,
     /// Blocks written.
     pub writes: u64,
     /// Bytes written.
@@ -166,6 +172,7 @@ pub struct Grid {
     read_done: Event,
     /// Offsets in the file that fail every read.
     condemned: RefCell<BTreeSet<u64>>,
+    repairs: Repairs,
     stats: Cell<GridStats>,
 }
 
@@ -200,6 +207,7 @@ impl Grid {
             in_flight: RefCell::new(Vec::with_capacity(config.reads_foreground_max as usize)),
             read_done: Event::new(),
             condemned: RefCell::default(),
+            repairs: Repairs::default(),
             stats: Cell::new(GridStats::default()),
         })
     }
@@ -327,6 +335,7 @@ impl Grid {
         assert!(self.free_set.borrow().is_live(address), "block {address} was not acquired");
         assert!(image.bytes.len() >= image.reference.size as usize);
         assert!(image.bytes.len() <= self.config.block_size as usize);
+        self.wait_for_repair(address).await;
         let _slot = self.slots_write.acquire().await;
         self.grow(address.get() + 1).await;
         let offset = address.offset(self.config.block_size);
@@ -409,14 +418,26 @@ impl Grid {
 
     /// A block that is intact and makes no sense to whoever read it.
     pub(crate) fn malformed(&self, address: BlockAddress, fault: BlockFault) -> ReadError {
-        self.corrupt(address, address.offset(self.config.block_size), fault)
+        self.corrupt(address, address.offset(self.config.block_size), fault, None)
     }
 
-    fn corrupt(&self, address: BlockAddress, offset: u64, fault: BlockFault) -> ReadError {
+    fn corrupt_block(&self, wanted: Original, fault: BlockFault) -> ReadError {
+        let address = wanted.reference.address;
+        self.corrupt(address, address.offset(self.config.block_size), fault, Some(wanted))
+    }
+
+    fn corrupt(
+        &self,
+        address: BlockAddress,
+        offset: u64,
+        fault: BlockFault,
+        wanted: Option<Original>,
+    ) -> ReadError {
         self.count(|stats| stats.corrupt += 1);
+        let wanted = wanted.filter(|_| copy_helps(fault));
         let path = self.file.path().to_owned();
         let shard = self.owner.identity.shard;
-        ReadError::Corrupt(Box::new(CorruptBlock { path, shard, address, offset, fault }))
+        ReadError::Corrupt(Box::new(CorruptBlock { path, shard, address, offset, fault, wanted }))
     }
 }
 

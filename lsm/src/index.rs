@@ -128,7 +128,7 @@ const _: () = assert!(size_of::<PageRecord>() == PAGE_RECORD_SIZE);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PageReference {
     /// The value block it stands in.
-    pub address: BlockAddress,
+    pub block: BlockReference,
     /// Where it begins in the block.
     pub offset: u32,
     /// Bytes as stored.
@@ -403,11 +403,7 @@ impl<'a> Index<'a> {
     pub fn block(&self, block: usize) -> ValueBlock {
         let record = &self.blocks[block];
         let first = record.page_first.get() as usize;
-        let reference = BlockReference {
-            address: address_of(record),
-            size: record.size.get(),
-            checksum: Checksum(record.checksum.get()),
-        };
+        let reference = reference_of(record);
         let pages = first..first + record.page_count.get() as usize;
         ValueBlock {
             reference,
@@ -554,13 +550,18 @@ pub(crate) fn head(bytes: &[u8]) -> u64 {
     u64::from_be_bytes(chunk)
 }
 
-fn address_of(record: &BlockRecord) -> BlockAddress {
-    BlockAddress::new(record.address.get()).expect("verified when the index was loaded")
+fn reference_of(record: &BlockRecord) -> BlockReference {
+    let address = BlockAddress::new(record.address.get());
+    BlockReference {
+        address: address.expect("verified when the index was loaded"),
+        size: record.size.get(),
+        checksum: Checksum(record.checksum.get()),
+    }
 }
 
 fn page_reference(record: &BlockRecord, page: &PageRecord) -> PageReference {
     PageReference {
-        address: address_of(record),
+        block: reference_of(record),
         offset: page.offset.get(),
         stored_len: page.stored_len.get(),
         raw_len: page.raw_len.get(),

@@ -21,7 +21,7 @@ use thiserror::Error;
 use crate::block::{BlockAddress, BlockFault, BlockType};
 use crate::entry::{EntryRef, Level as LevelNumber, Payload};
 use crate::filter;
-use crate::grid::{Cached, Class, Grid, ReadError};
+use crate::grid::{Cached, Class, Grid, Original, REPAIR_PATIENCE, ReadError, Repair};
 use crate::index::Place;
 use crate::manifest::Manifest;
 use crate::overflow::OverflowReference;
@@ -132,7 +132,7 @@ impl Reader {
         &self,
         level: LevelNumber,
         table: &TableInfo,
-        Failed { block, offset, fault }: Failed,
+        Failed { block, offset, fault, .. }: Failed,
     ) -> LookupError {
         if !self.is_of_this_bar() {
             return LookupError::Moved;
@@ -151,6 +151,26 @@ impl Reader {
         }))
     }
 
+    /// Reads, and once more each time that a corrupt block it met was written anew from a copy. It
+    /// is only while no bar has ended that a block which a reader was led to is surely in use.
+    pub(crate) async fn read<T>(
+        &self,
+        read: impl AsyncFn() -> Result<T, Failed>,
+    ) -> Result<T, Failed> {
+        loop {
+            let failed = match read().await {
+                Err(failed) if self.is_of_this_bar() => failed,
+                result => return result,
+            };
+            let Some(wanted) = &failed.wanted else { return Err(failed) };
+            let is_in_use = || self.is_of_this_bar();
+            match self.grid.repair(wanted, Some(REPAIR_PATIENCE), is_in_use).await {
+                Repair::Done => {}
+                Repair::Moved | Repair::NoCopy => return Err(failed),
+            }
+        }
+    }
+
     async fn overflow(&self, reference: &OverflowReference<'_>) -> Result<Vec<u8>, Failed> {
         let mut value = Vec::with_capacity(reference.value_len() as usize);
         let read = self.grid.read_overflow(reference, Class::Foreground, &mut value).await;
@@ -163,12 +183,14 @@ pub(crate) struct Failed {
     pub(crate) block: BlockAddress,
     offset: u64,
     pub(crate) fault: BlockFault,
+    /// What should stand there, if a copy of it would help.
+    wanted: Option<Original>,
 }
 
 pub(crate) fn failed(error: ReadError) -> Failed {
     let ReadError::Corrupt(corrupt) = error;
-    let crate::grid::CorruptBlock { address: block, offset, fault, .. } = *corrupt;
-    Failed { block, offset, fault }
+    let crate::grid::CorruptBlock { address: block, offset, fault, wanted, .. } = *corrupt;
+    Failed { block, offset, fault, wanted }
 }
 
 /// A lookup that has to wait for the disk. It owns all it needs.
@@ -202,7 +224,7 @@ impl Read {
     pub async fn run(&self) -> Result<Option<OwnedEntry>, LookupError> {
         let hash = filter::hash(&self.key);
         for (level, table) in &self.tables {
-            match self.ask(table, hash).await {
+            match self.reader.read(async || self.ask(table, hash).await).await {
                 Ok(None) => {}
                 Ok(Some(Answer::Tombstone)) => return Ok(None),
                 Ok(Some(Answer::Entry(entry))) => return Ok(Some(entry)),
@@ -220,7 +242,7 @@ impl Read {
         };
         let handle = grid.read_page(&reference, Class::Foreground).await.map_err(failed)?;
         let found = handle.page().seek(&self.key, self.version_max);
-        let malformed = |_| failed(grid.malformed(reference.address, MALFORMED));
+        let malformed = |_| failed(grid.malformed(reference.block.address, MALFORMED));
         let Some(entry) = found.map_err(malformed)? else {
             return Ok(None);
         };

@@ -29,8 +29,13 @@
 //! checkpoint's own blocks always are; the header is written anew at once. Until then a restart
 //! would be refused. Each block is reported once while its content is live.
 //!
+//! Where others have copies of the grid, a corrupt block is written anew from one at once
+//! ([`ScrubStep::Repair`]), and none of the above happens: what is merged, and what a checkpoint
+//! consists of, is then the same on all replicas, whatever one of them has found.
+//!
 //! After "scrubbing" in Schwarz et al., Disk Scrubbing in Large Archival Storage Systems, 2004.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -40,7 +45,7 @@ use thiserror::Error;
 use crate::block::{Block, BlockAddress, BlockFault, BlockReference, BlockType, Checksum};
 use crate::entry::{Level, Payload};
 use crate::forest::Forest;
-use crate::grid::Grid;
+use crate::grid::{Grid, Original, REPAIR_PATIENCE, Repair, copy_helps};
 use crate::index::Index;
 use crate::lookup::CorruptRead;
 use crate::manifest_log::ManifestLog;
@@ -107,7 +112,7 @@ impl ScrubFault {
 type Keys = (Box<[u8]>, Box<[u8]>);
 
 /// A block to read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Item {
     /// None for the file's header.
     reference: Option<BlockReference>,
@@ -119,6 +124,10 @@ struct Item {
 impl Item {
     fn own(block_type: BlockType, reference: Option<BlockReference>) -> Item {
         Item { reference, block_type, keys: None }
+    }
+
+    fn own_block(&self) -> Option<(BlockType, BlockReference)> {
+        Some((self.block_type, self.reference?))
     }
 }
 
@@ -142,6 +151,8 @@ pub struct Scrub {
     walked: Option<Walked>,
     /// What is left of the blocks that belong to no table; none before these are begun.
     own: Option<VecDeque<Item>>,
+    /// What was found corrupt and can be repaired.
+    repair: Option<ScrubRepair>,
     read: u64,
     remaining: u64,
 }
@@ -187,6 +198,8 @@ impl Scrub {
 pub enum ScrubStep {
     /// Await this, and give what comes of it to [`Forest::scrub_take`].
     Read(ScrubRead),
+    /// Await this, and give what comes of it to [`Forest::scrub_repaired`].
+    Repair(ScrubRepair),
     /// A checkpoint is being written: try again later.
     Wait,
     /// The cycle has ended.
@@ -200,6 +213,42 @@ pub struct ScrubRead {
     item: Item,
     /// Whether entries of the block may have overflow blocks.
     overflows: bool,
+}
+
+/// The repair of a block from a copy.
+#[derive(Debug)]
+pub struct ScrubRepair {
+    grid: Rc<Grid>,
+    item: Item,
+    wanted: Original,
+    /// No bar has ended since the block was known to be in use.
+    epoch: Rc<Cell<u64>>,
+    epoch_started: u64,
+}
+
+/// What a repair came to.
+#[derive(Debug)]
+pub struct ScrubRepaired {
+    item: Item,
+    outcome: Repair,
+}
+
+impl ScrubRepaired {
+    /// Whether the block is intact again.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.outcome == Repair::Done
+    }
+}
+
+impl ScrubRepair {
+    /// Has the block written anew.
+    pub async fn run(self) -> ScrubRepaired {
+        let ScrubRepair { grid, item, wanted, epoch, epoch_started } = self;
+        let is_in_use = || epoch.get() == epoch_started;
+        let outcome = grid.repair(&wanted, Some(REPAIR_PATIENCE), is_in_use).await;
+        ScrubRepaired { item, outcome }
+    }
 }
 
 /// What a read came to.
@@ -284,6 +333,7 @@ impl Forest {
             wrapped: false,
             walked: None,
             own: None,
+            repair: None,
             read: 0,
             remaining: 0,
         };
@@ -293,6 +343,9 @@ impl Forest {
 
     /// The next read of a cycle.
     pub fn scrub_step(&self, scrub: &mut Scrub) -> ScrubStep {
+        if let Some(repair) = scrub.repair.take() {
+            return ScrubStep::Repair(repair);
+        }
         loop {
             if let Some(walked) = &mut scrub.walked {
                 let live = self.manifest_log.is_live(&walked.table);
@@ -346,11 +399,48 @@ impl Forest {
         match &scrub.walked {
             Some(walked) if self.manifest_log.is_live(&walked.table) => {
                 let (table, level) = (Rc::clone(&walked.table), walked.level);
+                scrub.repair = self.repair_of(&item, fault);
                 self.on_table_fault(&table, level, item, fault)
             }
             Some(_) => None,
-            None => self.on_own_fault(&item, fault),
+            None => {
+                let is_in_use = self.own_blocks().any(|own| Some(own) == item.own_block());
+                scrub.repair = self.repair_of(&item, fault).filter(|_| is_in_use);
+                self.on_own_fault(&item, fault)
+            }
         }
+    }
+
+    /// Takes what a repair came to. A block that was repaired is read again, for what it names; so
+    /// is one of which it was not certain any more whether it is in use.
+    pub fn scrub_repaired(&mut self, scrub: &mut Scrub, repaired: ScrubRepaired) {
+        let ScrubRepaired { item, outcome } = repaired;
+        if outcome == Repair::NoCopy {
+            return;
+        }
+        if let Some(reference) = item.reference.filter(|_| outcome == Repair::Done) {
+            self.reported.remove(&(reference.address, reference.checksum));
+        }
+        match (&mut scrub.walked, &mut scrub.own) {
+            (Some(walked), _) => walked.items.push_front(item),
+            (None, Some(own)) => own.push_front(item),
+            (None, None) => unreachable!("an item is of a table or of none"),
+        }
+        (scrub.read, scrub.remaining) = (scrub.read - 1, scrub.remaining + 1);
+    }
+
+    /// How a block that is in use is repaired, if it can be.
+    fn repair_of(&self, item: &Item, fault: BlockFault) -> Option<ScrubRepair> {
+        let (grid, block_type) = (self.grid(), item.block_type);
+        let reference = item.reference.filter(|_| grid.has_copies() && copy_helps(fault))?;
+        let epoch = self.epoch();
+        Some(ScrubRepair {
+            grid: Rc::clone(grid),
+            item: item.clone(),
+            wanted: Original { reference, block_type },
+            epoch_started: epoch.get(),
+            epoch: Rc::clone(epoch),
+        })
     }
 
     fn on_table_fault(
@@ -363,7 +453,9 @@ impl Forest {
         let reference = item.reference.expect("a table's blocks have references");
         let (key_min, key_max) = item.keys.expect("and keys that need them");
         let block = reference.address;
-        self.quarantine(table, block, fault);
+        if !self.grid().has_copies() {
+            self.quarantine(table, block, fault);
+        }
         if !self.is_new_fault(&reference) {
             return None;
         }
@@ -390,7 +482,9 @@ impl Forest {
             if !live || !self.is_new_fault(&reference) {
                 return None;
             }
-            self.manifest_log.rewrite(reference.address);
+            if !self.grid().has_copies() {
+                self.manifest_log.rewrite(reference.address);
+            }
             offset = reference.address.offset(self.config.block_size);
         }
         let (path, shard) = (self.grid().path().to_owned(), self.grid().identity().shard);

@@ -32,6 +32,7 @@ pub mod mesh;
 pub mod metrics;
 pub mod native;
 pub mod peers;
+pub mod repair;
 pub mod replica;
 pub mod resp;
 pub mod server;

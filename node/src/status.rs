@@ -105,6 +105,8 @@ pub struct ShardReport {
     pub grid_blocks_reserved: u64,
     /// How far the scrub of its grid is.
     pub scrub: ScrubReport,
+    /// Blocks that were written anew from a peer's copy since the node started.
+    pub blocks_repaired: u64,
     /// What its compaction has done since the start, and what it owes: for metrics.
     #[serde(skip)]
     pub compaction: Stats,
@@ -300,6 +302,7 @@ pub fn gauges(phase: Phase, reports: &[CoreReport]) -> Vec<Gauge> {
             "Grid blocks kept for compaction and checkpoints.",
             |s| s.grid_blocks_reserved,
         ),
+        of_shards("blocks_repaired_total", "Blocks repaired from peers.", |s| s.blocks_repaired),
         of_shards("scrub_progress_percent", "The share of the scrub's cycle that is over.", |s| {
             s.scrub.percent
         }),
@@ -483,6 +486,7 @@ mod tests {
                 grid_blocks_free: 1000,
                 grid_blocks_reserved: 3,
                 scrub: ScrubReport::default(),
+                blocks_repaired: 0,
                 compaction: Stats {
                     blocks_moved: 5,
                     tree_entries: [4, 3, 2],

@@ -350,7 +350,7 @@ messages! {
         /// How many.
         count: u32,
     }
-    /// A grid block, as it is stored.
+    /// A grid block, as it is stored; without a body when the sender has no such block.
     Block = 19 {
         /// The block's own checksum.
         block: Checksum,

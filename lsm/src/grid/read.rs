@@ -6,7 +6,7 @@ use ioring::sync::Slot;
 use ioring::{Buffer, Frozen};
 use thiserror::Error;
 
-use super::{Class, Grid, IndexHandle, PageHandle};
+use super::{Class, Grid, IndexHandle, Original, PageHandle};
 use crate::block::{
     self, Block, BlockAddress, BlockFault, BlockReference, BlockType, HEADER_SIZE, Header,
 };
@@ -34,6 +34,8 @@ pub struct CorruptBlock {
     pub offset: u64,
     /// What was expected and what was found.
     pub fault: BlockFault,
+    /// What should stand there; none if a copy would not help.
+    pub(crate) wanted: Option<Original>,
 }
 
 /// Why a read gave nothing.
@@ -45,8 +47,8 @@ pub enum ReadError {
 }
 
 pub(super) fn page_key(reference: &PageReference) -> Key {
-    let PageReference { address, offset, checksum, .. } = *reference;
-    Key { address: address.get(), offset, checksum }
+    let PageReference { block, offset, checksum, .. } = *reference;
+    Key { address: block.address.get(), offset, checksum }
 }
 
 pub(super) fn index_key(reference: &BlockReference) -> Key {
@@ -94,11 +96,18 @@ impl Grid {
             if let Some(page) = self.cached_page(reference) {
                 return Ok(page);
             }
-            let Some(_in_flight) = self.begin(page_key(reference)) else {
+            let Some(in_flight) = self.begin(page_key(reference)) else {
                 self.read_done.wait().await;
                 continue;
             };
-            let bytes = self.load_page(reference, class).await?;
+            let bytes = match self.load_page(reference, class).await {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    drop(in_flight);
+                    self.mend(error, class).await?;
+                    continue;
+                }
+            };
             if class == Class::Foreground {
                 let mut cache = self.cache.borrow_mut();
                 let frame = cache.class_of_page(frame_len(reference));
@@ -119,11 +128,18 @@ impl Grid {
             if let Some(index) = self.cached_index(&table.index) {
                 return Ok(index);
             }
-            let Some(_in_flight) = self.begin(index_key(&table.index)) else {
+            let Some(in_flight) = self.begin(index_key(&table.index)) else {
                 self.read_done.wait().await;
                 continue;
             };
-            let bytes = self.load_index(&table.index, class).await?;
+            let bytes = match self.load_index(&table.index, class).await {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    drop(in_flight);
+                    self.mend(error, class).await?;
+                    continue;
+                }
+            };
             let key = index_key(&table.index);
             self.cache.borrow_mut().insert(FrameClass::Extent, key, bytes.clone());
             return Ok(IndexHandle { bytes });
@@ -153,6 +169,20 @@ impl Grid {
         block_type: BlockType,
         class: Class,
     ) -> Result<Block, ReadError> {
+        loop {
+            match self.load_block(reference, block_type, class).await {
+                Ok(block) => return Ok(block),
+                Err(error) => self.mend(error, class).await?,
+            }
+        }
+    }
+
+    async fn load_block(
+        &self,
+        reference: &BlockReference,
+        block_type: BlockType,
+        class: Class,
+    ) -> Result<Block, ReadError> {
         self.check_condemned(reference.address)?;
         let slot = self.slot(class).await;
         let mut buffer = match class {
@@ -173,7 +203,8 @@ impl Grid {
                 },
             };
             if attempt > 0 {
-                return Err(self.corrupt(address, address.offset(self.config.block_size), fault));
+                let wanted = Original { reference: *reference, block_type };
+                return Err(self.corrupt_block(wanted, fault));
             }
             self.count(|stats| stats.retries += 1);
         }
@@ -188,10 +219,10 @@ impl Grid {
         let (fault, buffer) = self.fill(&slot, buffer, address, 0).await;
         let offset = address.offset(self.config.block_size);
         if let Some(fault) = fault {
-            return Err(self.corrupt(address, offset, fault));
+            return Err(self.corrupt(address, offset, fault, None));
         }
         let header: Header = block::verify_any(&buffer, self.owner.identity, address.get())
-            .map_err(|fault| self.corrupt(address, offset, fault))?;
+            .map_err(|fault| self.corrupt(address, offset, fault, None))?;
         Ok(Block::verified(header, buffer.freeze()))
     }
 
@@ -209,7 +240,7 @@ impl Grid {
             let fault = BlockFault::Malformed { block_type: BlockType::Overflow, what };
             let address = reference.blocks().next().map(|(address, _)| address);
             let address = address.expect("a list has at least one block");
-            return Err(self.corrupt(address, address.offset(self.config.block_size), fault));
+            return Err(self.malformed(address, fault));
         };
         let start = out.len();
         out.resize(start + reference.value_len() as usize, 0);
@@ -251,14 +282,14 @@ impl Grid {
         let (start, len) = span(page);
         let frame = self.cache.borrow().class_of_page(len);
         let mut buffer = self.frame(frame, len);
-        let offset = page.address.offset(self.config.block_size) + start as u64;
+        let offset = page.block.address.offset(self.config.block_size) + start as u64;
         if self.is_condemned(offset) {
-            return Err(self.corrupt(page.address, offset, BlockFault::Condemned));
+            return Err(self.corrupt(page.block.address, offset, BlockFault::Condemned, None));
         }
         for attempt in 0.. {
             buffer.set_len(len);
             let fault;
-            (fault, buffer) = self.fill(&slot, buffer, page.address, start as u64).await;
+            (fault, buffer) = self.fill(&slot, buffer, page.block.address, start as u64).await;
             let fault = match fault {
                 Some(fault) => fault,
                 None => {
@@ -277,7 +308,9 @@ impl Grid {
                 }
             };
             if attempt > 0 {
-                return Err(self.corrupt(page.address, offset, fault));
+                let (reference, block_type) = (page.block, BlockType::Value);
+                let wanted = Some(Original { reference, block_type });
+                return Err(self.corrupt(page.block.address, offset, fault, wanted));
             }
             self.count(|stats| stats.retries += 1);
         }
@@ -349,7 +382,10 @@ impl Grid {
                 }
             };
             if attempt > 0 {
-                return Err(self.corrupt(address, address.offset(self.config.block_size), fault));
+                let block_type = BlockType::Index;
+                return Err(
+                    self.corrupt_block(Original { reference: *reference, block_type }, fault)
+                );
             }
             self.count(|stats| stats.retries += 1);
         }

@@ -95,7 +95,8 @@ impl Grid {
         reference: &PageReference,
         keep: bool,
     ) -> Option<PageHandle> {
-        let offset = reference.address.offset(self.config.block_size) + span(reference).0 as u64;
+        let offset =
+            reference.block.address.offset(self.config.block_size) + span(reference).0 as u64;
         let from = (reference.offset as usize).checked_sub(stretch.start)?;
         let range = from..from + reference.stored_len as usize;
         let stored = stretch.bytes.get(range.clone())?;

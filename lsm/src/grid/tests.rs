@@ -247,7 +247,7 @@ impl Written {
 
     /// Offset in the file of a byte of a page.
     fn offset_of(page: &PageReference, at: u32) -> u64 {
-        page.address.offset(Config::test_min().block_size) + u64::from(page.offset + at)
+        page.block.address.offset(Config::test_min().block_size) + u64::from(page.offset + at)
     }
 }
 
@@ -261,7 +261,7 @@ fn rot_in_a_page_is_reported_by_name_and_harms_no_other() {
     let (result, stats) = written.get(&key);
     let corrupt = corrupt(result);
     assert!(matches!(corrupt.fault, BlockFault::PageChecksum { .. }), "{corrupt}");
-    assert_eq!((corrupt.address, corrupt.shard), (page.address, 1));
+    assert_eq!((corrupt.address, corrupt.shard), (page.block.address, 1));
     assert!(corrupt.to_string().contains("/shard-0001.grid, offset "), "{corrupt}");
     assert_eq!((stats.retries, stats.corrupt), (1, 1));
     let entries = written.entries.clone();
@@ -513,7 +513,7 @@ fn an_intact_page_of_another_block_is_not_taken() {
     };
     written.world.run(written.node, rewrite).unwrap();
     let other = written.world.disk(written.node).contents(Path::new("/other.grid")).unwrap();
-    let start = page.address.offset(Config::test_min().block_size);
+    let start = page.block.address.offset(Config::test_min().block_size);
     let block = &other[start as usize..start as usize + Config::test_min().block_size as usize];
     written.world.disk(written.node).overwrite(PATH.as_ref(), start, block).unwrap();
     let corrupt = corrupt(written.get(&key).0);

@@ -256,7 +256,7 @@ pub(super) fn place_of(
     pages: &Range<usize>,
 ) -> (crate::block::BlockAddress, Range<usize>) {
     let (first, last) = (index.page(pages.start), index.page(pages.end - 1));
-    (first.address, first.offset as usize..last.offset as usize + last.stored_len as usize)
+    (first.block.address, first.offset as usize..last.offset as usize + last.stored_len as usize)
 }
 
 /// The page from which a walk goes on, in either direction, that has dealt with everything on one

@@ -1,5 +1,6 @@
 //! What a step of a scan waits for: the missing pages of all its runs, read side by side.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::pages::{Coming, Window, first_page, place_of};
@@ -56,9 +57,15 @@ impl ScanRead {
         let (reader, next, bound) = (&reader, next.as_deref(), bound.as_deref());
         let reads = needs.into_iter().map(async |(source, level, need)| {
             let table = Rc::clone(&need.table);
-            match need.read(&reader.grid, next, bound).await {
+            // What is being read by a task of its own is taken in the first attempt only.
+            let need = RefCell::new(need);
+            let read = async || {
+                let need = need.borrow_mut().take();
+                need.read(&reader.grid, next, bound).await.map_err(lookup::failed)
+            };
+            match reader.read(read).await {
                 Ok(part) => Ok((source, part)),
-                Err(error) => Err(reader.error(level, &table, lookup::failed(error))),
+                Err(failed) => Err(reader.error(level, &table, failed)),
             }
         });
         let parts = ioring::join_all(reads).await.into_iter().collect::<Result<_, _>>()?;
@@ -67,6 +74,12 @@ impl ScanRead {
 }
 
 impl Need {
+    /// This need; the next one taken has nobody who reads it already.
+    fn take(&mut self) -> Need {
+        let (table, index, window) = (Rc::clone(&self.table), self.index.clone(), self.window);
+        Need { table, index, page: self.page, window, coming: self.coming.take() }
+    }
+
     async fn read(
         self,
         grid: &Grid,

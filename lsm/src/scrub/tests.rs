@@ -12,10 +12,17 @@ use crate::block::{BlockReference, BlockType};
 use crate::forest::harness::{self, Action, Driver, Shape};
 use crate::lookup::LookupError;
 
+mod repair;
+
 /// Reads one block, or goes on to the end; `false` there.
 async fn step(driver: &mut Driver, scrub: &mut Scrub, faults: &mut Vec<ScrubFault>) -> bool {
     match driver.forest.scrub_step(scrub) {
         ScrubStep::End => false,
+        ScrubStep::Repair(repair) => {
+            let done = repair.run().await;
+            driver.forest.scrub_repaired(scrub, done);
+            true
+        }
         ScrubStep::Wait => {
             driver.checkpoint_durable().await;
             true
@@ -82,6 +89,7 @@ async fn live(driver: &mut Driver) -> Vec<(BlockType, BlockReference)> {
                 faults.extend(driver.forest.scrub_take(&mut scrub, done));
             }
             ScrubStep::Wait => panic!("no checkpoint is being written"),
+            ScrubStep::Repair(_) => panic!("nothing is damaged"),
             ScrubStep::End => break,
         }
     }

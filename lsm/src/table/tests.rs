@@ -41,7 +41,7 @@ impl Built {
         let block = self.index_block();
         let index = Index::verify(block.bytes()).unwrap();
         let found = index.find(key, filter::hash(key), version_max)?;
-        let block = self.value_block(found.address);
+        let block = self.value_block(found.block.address);
         let bytes = &block.bytes()[found.offset as usize..];
         let stored = page::verify_stored(bytes).unwrap();
         assert_eq!(stored.checksum, found.checksum);

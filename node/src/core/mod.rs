@@ -41,6 +41,7 @@ use crate::mesh::{Mesh, Report, Summary};
 use crate::metrics::{Counter, Metrics, Snapshot, Stage};
 use crate::native::{self, answer::Voice};
 use crate::peers::Peers;
+use crate::repair::Repairs;
 use crate::replica::member::PATIENCE;
 use crate::replica::{Log, Origin, ReplicaCore, pulse};
 use crate::resp::plan::Form;
@@ -89,6 +90,8 @@ pub struct Core {
     pub keeper: Keeper,
     /// What reads the grids for rot.
     pub scrubbers: Scrubbers,
+    /// Blocks from peers, and for them.
+    pub repairs: Repairs,
     /// Reads that walk the key space.
     pub walks: Walks,
     /// For what need not be repeatable.
@@ -198,7 +201,8 @@ impl Core {
     pub async fn order(&self, writes: &[u8], origin: Origin) {
         let replica = self.replica();
         for request in Requests::of_body(writes) {
-            let doubtful = self.is_damaged() && replica.proposes();
+            // In a cluster what cannot be read is repaired, and its op waits for that.
+            let doubtful = !self.clustered && self.is_damaged();
             if doubtful && !damage::is_readable(self, &request).await {
                 replica.refuse(self, &request, ErrorCode::CorruptBlock, origin).await;
                 continue;
@@ -527,6 +531,7 @@ impl Core {
                 grid_blocks_free: shard.forest().space().free,
                 grid_blocks_reserved: shard.forest().space().reserve_puts(),
                 scrub: self.scrubbers.report(index),
+                blocks_repaired: shard.forest().blocks_repaired(),
                 compaction: shard.forest().stats(),
                 cache: CacheReport::new(&shard.forest().cache_stats()),
             };

@@ -50,6 +50,7 @@ use crate::machine::Entry;
 use crate::mesh::ReadIndex;
 use crate::mesh::batch::{Ask, FarLookup, Reply};
 use crate::metrics::Counter;
+use crate::repair;
 use crate::replica::member::PATIENCE;
 use crate::resp::plan::{Form, TABLE};
 use crate::resp::{Arguments, Combine, KeyRead, read, reply};
@@ -449,7 +450,9 @@ impl Reads {
             Ok(entry) => core.applier.fetched(operation, entry),
             // The tables changed, or there is no room: the applier looks again and asks again.
             Err(LookupError::Moved) => {}
-            // What the log says cannot be done without knowing what was there: it is not done.
+            // What the log says cannot be done without knowing what was there: it is not done, or
+            // looked for again.
+            Err(LookupError::Corrupt(fault)) if repair::waits_for_copy(core, &fault).await => {}
             Err(LookupError::Corrupt(fault)) => {
                 core.on_corrupt();
                 let op = core.applier.applied().next();

@@ -4,7 +4,9 @@
 //! once, travel to the receiver and come back empty.
 
 use std::ops::Range;
+use std::time::Duration;
 
+use wire::message::BlockReference;
 use wire::{ErrorCode, Op, Outcome, ShardId, Slot, Timestamp, Value, Version};
 
 use super::ReadIndex;
@@ -92,6 +94,10 @@ pub enum Query {
     },
     /// Can what a request needs of your shards be read?
     Readable(Vec<u8>),
+    /// A block from a peer, within a time if there is one.
+    Fetch(BlockReference, Option<Duration>),
+    /// A block of your shards, for a peer.
+    Copy(BlockReference),
     /// The position of a cursor.
     Cursor(u64),
     /// Who is connected.
@@ -107,6 +113,8 @@ pub enum Answer {
     Walked(Result<Walked, ErrorCode>),
     /// Whether it can.
     Readable(bool),
+    /// The block, if there is one.
+    Block(Option<Vec<u8>>),
     /// The position, if the cursor is known.
     Cursor(Option<Vec<u8>>),
     /// A number and a line for each connection.

@@ -11,6 +11,7 @@ use super::post::Incoming;
 use super::{Commit, Inboxes, Report, Role};
 use crate::connection;
 use crate::core::{Core, damage, walk};
+use crate::repair;
 use crate::topology::CoreIndex;
 
 /// Starts all of them.
@@ -219,6 +220,24 @@ fn answer(core: &Core, from: CoreIndex, number: u64, query: Query) {
                 reply(&core, from, number, Answer::Readable(readable));
             };
             spawn(Queue::Foreground, "damage", look).detach();
+            return;
+        }
+        Query::Fetch(wanted, patience) => {
+            let core = core.this();
+            let fetch = async move {
+                let copy = core.repairs.fetch(&core, wanted, patience).await;
+                reply(&core, from, number, Answer::Block(copy));
+            };
+            spawn(Queue::Replication, "fetch", fetch).detach();
+            return;
+        }
+        Query::Copy(wanted) => {
+            let core = core.this();
+            let read = async move {
+                let copy = repair::copy_here(&core, wanted).await;
+                reply(&core, from, number, Answer::Block(copy));
+            };
+            spawn(Queue::Replication, "block for a peer", read).detach();
             return;
         }
         Query::Cursor(cursor) => Answer::Cursor(core.walks.position(cursor)),

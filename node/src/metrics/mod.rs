@@ -97,6 +97,7 @@ counters! {
     Checkpoints Counter "checkpoints_total" "Checkpoints made durable.";
     ScrubBlocks Counter "scrub_blocks_total" "Blocks that scrubs have read.";
     ScrubFaults Counter "scrub_faults_total" "Corrupt blocks that scrubs have found, each once.";
+    BlocksServed Counter "blocks_served_total" "Copies of blocks given to peers.";
     ScrubCycles Counter "scrub_cycles_total" "Scrubs of a whole shard that have come to their end.";
 }
 

@@ -117,7 +117,7 @@ impl Assembler {
             Some(header) => header,
             None => {
                 let Some(header) = self.push_header(bytes)? else { return Ok(Step::More) };
-                self.check(&header)?;
+                self.check(&header, pool.buffer_size())?;
                 (self.received, self.current) = (0, Some(header));
                 self.small.clear();
                 header
@@ -180,7 +180,7 @@ impl Assembler {
     }
 
     /// Compares a header with what the connection is.
-    fn check(&self, header: &Header) -> Result<(), Fault> {
+    fn check(&self, header: &Header, buffer_size: usize) -> Result<(), Fault> {
         let (command, size) = (header.command(), header.size());
         let Expected::Messages { cluster, from, replica_count, class, prepare_size_max } =
             self.expected
@@ -208,7 +208,8 @@ impl Assembler {
         let most = match command {
             Command::Prepare => prepare_size_max,
             Command::Forward | Command::Forwarded => HEADER_SIZE + prepare_size_max,
-            _ if has_frame(command) => HEADER_SIZE + prepare_size_max,
+            // Blocks are as large as the grid has them.
+            _ if has_frame(command) => HEADER_SIZE + buffer_size,
             _ => HEADER_SIZE + CONTROL_BODY_MAX,
         };
         if size > most {

@@ -216,6 +216,21 @@ impl Peers {
         self.config.prepare_size_max
     }
 
+    /// Sends a block of a grid; `false` if it was dropped.
+    ///
+    /// # Panics
+    /// If the command is another, or `to` is this node.
+    pub fn send_block(&self, to: ReplicaId, header: &Header, block: &[u8]) -> bool {
+        assert_eq!(header.command(), Command::Block, "{header:?} is no block");
+        let head = header.bytes();
+        let mut message = Buffer::zeroed(head.len() + block.len());
+        message[..head.len()].copy_from_slice(head);
+        message[head.len()..].copy_from_slice(block);
+        let link = &self.pair(to, Class::Transfers).link;
+        let pushed = link.outbox.borrow_mut().push_frame(&message.freeze());
+        link.pushed(pushed)
+    }
+
     /// Sends writes that are passed on, or their outcomes; `false` if that was dropped.
     ///
     /// # Panics

@@ -238,6 +238,12 @@ impl Deliver for Receiver {
                 this.member().forwards.on_answer(&core, header, outcomes);
                 return this.work.notify();
             }
+            (Command::GetBlocks, Body::Bytes(wanted)) => {
+                return core.repairs.on_ask(from, wanted);
+            }
+            (Command::Block, Body::Frame(copy)) => {
+                return core.repairs.on_block(from, header, &copy[..header.body_size()]);
+            }
             _ => {}
         }
         let size = header.body_size();

@@ -43,7 +43,7 @@ use ioring::sync::{self, Event};
 use ioring::{Either, Frozen, Instant, Queue, spawn};
 use vsr::replica::{Append, Refused, Replica, Status};
 use wire::operation::Opcode;
-use wire::{CheckpointId, ErrorCode, Op, Outcome, ReplicaId, RequestView, SliceSink, Timestamp};
+use wire::{CheckpointId, Draft, ErrorCode, Op, Outcome, ReplicaId, RequestView, SliceSink, Timestamp};
 
 use crate::core::{Admission, Core, moment};
 use crate::mesh::ReadIndex;
@@ -408,6 +408,12 @@ impl ReplicaCore {
     pub fn request_pulse(&self) {
         self.replica.borrow_mut().request_pulse();
         self.work.notify();
+    }
+
+    /// What every message of this replica says.
+    #[must_use]
+    pub fn draft(&self) -> Draft {
+        self.replica.borrow().draft()
     }
 
     /// The replica's numbers.

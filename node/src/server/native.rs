@@ -116,7 +116,8 @@ pub(super) fn serve(core: &Rc<Core>, config: &Config, state: &State, listener: L
     // A peer's connections for prepares and for transfers receive into one each; alone nobody ever
     // gets as far as to send a prepare.
     let received = 2 * usize::from(replica_count);
-    let pool = BufferPool::new("received prepares", frame_size(prepare_size_max), received);
+    let size = frame_size(prepare_size_max).max(configuration.block_size as usize);
+    let pool = BufferPool::new("received prepares", size, received);
     let deliver: Rc<dyn Deliver> =
         if alone { Rc::new(Alone) } else { Rc::new(Receiver(Rc::downgrade(core))) };
     let peers = Peers::start(config, pool, listener, deliver);

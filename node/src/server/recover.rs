@@ -46,6 +46,7 @@ use crate::core::{Core, Desks, Vectors, moment};
 use crate::gateway::runs::Runs;
 use crate::mesh::{APPLYING, Ends, Mesh, RECENT, REPLAY_AHEAD};
 use crate::metrics::Metrics;
+use crate::repair::Repairs;
 use crate::replica::checkpoint::Checkpoints;
 use crate::replica::dispatch::Dispatch;
 use crate::replica::{Log, ReplicaCore, pulse};
@@ -270,6 +271,7 @@ impl Opening {
             activity: Event::new(),
             keeper: Keeper::default(),
             scrubbers,
+            repairs: Repairs::default(),
             walks: Walks::new(table),
             random: RefCell::new(random),
             log,
@@ -290,6 +292,7 @@ impl Opening {
         core.start_mesh(inboxes);
         Reads::start(&core);
         Keeper::start(&core);
+        Repairs::start(&core);
         Scrubbers::start(&core);
         core.start_space_watch();
         core

@@ -38,6 +38,7 @@ use wire::{Checksum, Op, RootReference, Timestamp};
 
 use super::{LATEST, Looked, SESSIONS_SHARD, Shard, Shards};
 use crate::core::Core;
+use crate::repair::waits_for_copy;
 use crate::session::Encoded;
 
 /// Deadlines that a pulse turns into deletes, on each shard. A function of nothing: fixed.
@@ -215,6 +216,7 @@ async fn expire(core: &Core, index: usize, now: Timestamp) {
             DueStep::NeedsRead(read) => match read.run().await {
                 Ok(loaded) => walk.supply(loaded),
                 Err(LookupError::Moved) => {}
+                Err(LookupError::Corrupt(fault)) if waits_for_copy(core, &fault).await => {}
                 Err(LookupError::Corrupt(fault)) => {
                     tracing::error!(%fault, "expiry ends before what cannot be read");
                     core.keeper.fault.set(Some(ioring::now()));
@@ -252,6 +254,7 @@ async fn deadline_of(core: &Core, index: usize, key: &[u8]) -> Option<Option<u64
         match read.run().await {
             Ok(entry) => return Some(entry.map(|entry| entry.deadline)),
             Err(LookupError::Moved) => {}
+            Err(LookupError::Corrupt(fault)) if waits_for_copy(core, &fault).await => {}
             Err(LookupError::Corrupt(fault)) => {
                 tracing::error!(%fault, "an object that has expired cannot be read");
                 return None;

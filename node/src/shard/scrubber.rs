@@ -188,6 +188,13 @@ async fn walk(core: &Core, index: usize, random: u64, paced: Option<Instant>, se
         match step {
             ScrubStep::End => return true,
             ScrubStep::Wait => took = CHECKPOINT_REST,
+            ScrubStep::Repair(repair) => {
+                let mut done = Some(repair.run().await);
+                shard(&mut |shard| {
+                    let done = done.take().expect("a repair is taken once");
+                    shard.forest.scrub_repaired(&mut scrub, done);
+                });
+            }
             ScrubStep::Read(read) => {
                 let started = ioring::now();
                 let mut done = Some(read.run().await);
@@ -218,7 +225,10 @@ fn report(core: &Core, index: usize, fault: &ScrubFault) {
     core.metrics.count(Counter::ScrubFaults);
     core.applier.with_shards(|shards| {
         let path = shards.at(index).forest().path().display();
-        let (offset, remedy) = (fault.offset(), fault.remedy());
+        let (offset, mut remedy) = (fault.offset(), fault.remedy());
+        if core.clustered {
+            remedy = "it is written anew from a copy of another replica";
+        }
         tracing::error!(%fault, %path, offset, remedy, "a scrub found a corrupt block");
     });
     core.on_damage();

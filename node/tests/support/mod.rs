@@ -36,9 +36,14 @@ pub(crate) async fn format() {
 
 /// The same for another configuration.
 pub(crate) async fn format_as(configuration: Configuration) {
+    format_member(0, configuration).await;
+}
+
+/// The same for a member of a cluster.
+pub(crate) async fn format_member(replica: u8, configuration: Configuration) {
     let options = FormatOptions {
         shift_sectors_max: 4,
-        ..FormatOptions::new(ClusterId(7), ReplicaId(0), configuration)
+        ..FormatOptions::new(ClusterId(7), ReplicaId(replica), configuration)
     };
     server::format_here(Path::new(DIR), &options, |_, _| ())
         .await
