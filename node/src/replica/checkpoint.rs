@@ -139,11 +139,12 @@ impl Checkpoints {
         let Some(Pending { op, started, roots, .. }) = complete else { return };
         let header = core.log().dispatch.bar_header(op);
         let id = identifier(self.id.get(), &header, &roots);
+        let kept = roots.clone();
         let update = move |state: &mut vsr::superblock::State| {
             state.commit_max = state.commit_max.max(op);
             let checkpoint = &mut state.checkpoint;
             (checkpoint.op, checkpoint.header) = (op, Some(header));
-            (checkpoint.id, checkpoint.shards) = (id, roots);
+            (checkpoint.id, checkpoint.shards) = (id, kept);
         };
         self.directory.superblock.update(update).await;
         self.durable.set(op);
@@ -153,7 +154,7 @@ impl Checkpoints {
             journal.release(op);
         }
         if let Some(replica) = core.replica.get() {
-            replica.on_checkpoint(op, id);
+            replica.on_checkpoint(op, id, roots);
         }
         core.metrics.count(Counter::Checkpoints);
         core.metrics.record(Stage::Checkpoint, ioring::now() - started);

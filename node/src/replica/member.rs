@@ -31,7 +31,7 @@
 //! A member that catches up has more commits than its shards can take. It gives out no more than
 //! [`COMMITS_AHEAD`] beyond what all cores have applied.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -42,6 +42,7 @@ use vsr::replica::{self, Commit, PrepareRead, Replica, Report, Status};
 use wire::message::Prepare;
 use wire::{Command, ErrorCode, Header, Op, ReplicaId, Requests, View};
 
+use super::divergence::Checkpoints;
 use super::forward::Forwards;
 use super::seen::Seen;
 use super::{ReplicaCore, refuse};
@@ -83,11 +84,13 @@ pub struct Member {
     reads: sync::Queue<PrepareRead>,
     pub(super) forwards: Forwards,
     pub(super) seen: Seen,
+    /// This member's, and those of the others.
+    pub(super) checkpoints: RefCell<Checkpoints>,
 }
 
 impl Member {
     /// A member at the start of a life, whose shards are as of a checkpoint.
-    pub(super) fn new(report: &Report) -> Member {
+    pub(super) fn new(report: &Report, members: u8) -> Member {
         Member {
             replica: report.replica,
             // A view that was only voted for may begin now, under this member.
@@ -100,6 +103,7 @@ impl Member {
             reads: sync::Queue::new(READS_MAX),
             forwards: Forwards::new(),
             seen: Seen::default(),
+            checkpoints: RefCell::new(Checkpoints::new(members)),
         }
     }
 
@@ -246,6 +250,7 @@ impl Deliver for Receiver {
             }
             _ => {}
         }
+        this.member().on_claim(from, header);
         let size = header.body_size();
         let body = match &body {
             Body::Bytes(bytes) => bytes,

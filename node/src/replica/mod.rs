@@ -27,6 +27,7 @@
 
 pub mod checkpoint;
 pub mod dispatch;
+mod divergence;
 mod forward;
 pub mod in_flight;
 pub mod member;
@@ -43,7 +44,10 @@ use ioring::sync::{self, Event};
 use ioring::{Either, Frozen, Instant, Queue, spawn};
 use vsr::replica::{Append, Refused, Replica, Status};
 use wire::operation::Opcode;
-use wire::{CheckpointId, Draft, ErrorCode, Op, Outcome, ReplicaId, RequestView, SliceSink, Timestamp};
+use wire::{
+    CheckpointId, Draft, ErrorCode, Op, Outcome, ReplicaId, RequestView, RootReference, SliceSink,
+    Timestamp,
+};
 
 use crate::core::{Admission, Core, moment};
 use crate::mesh::ReadIndex;
@@ -115,7 +119,7 @@ impl ReplicaCore {
     pub fn new(replica: Replica, pipeline_max: usize) -> ReplicaCore {
         let report = replica.report();
         ReplicaCore {
-            member: (!replica.is_alone()).then(|| Member::new(&report)),
+            member: (!replica.is_alone()).then(|| Member::new(&report, replica.members())),
             replica: RefCell::new(replica),
             appends: sync::Queue::new(pipeline_max),
             appends_max: pipeline_max,
@@ -384,7 +388,10 @@ impl ReplicaCore {
     }
 
     /// A checkpoint is durable: there is room in the log.
-    pub fn on_checkpoint(&self, op: Op, id: CheckpointId) {
+    pub fn on_checkpoint(&self, op: Op, id: CheckpointId, roots: Vec<RootReference>) {
+        if let Some(member) = &self.member {
+            member.on_checkpoint(op, id, roots);
+        }
         self.replica.borrow_mut().on_checkpoint(op, id);
         self.work.notify();
         self.room.notify();
