@@ -154,7 +154,7 @@ impl Checkpoints {
             journal.release(op);
         }
         if let Some(replica) = core.replica.get() {
-            replica.on_checkpoint(op, id, roots);
+            replica.on_checkpoint(core, op, id, roots);
         }
         core.metrics.count(Counter::Checkpoints);
         core.metrics.record(Stage::Checkpoint, ioring::now() - started);

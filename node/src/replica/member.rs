@@ -284,7 +284,7 @@ async fn read_back(core: &Core) {
 }
 
 /// Tells the journal which versions the log of the view has given up.
-fn give_up(core: &Core, replica: &Replica) {
+pub(super) fn give_up(core: &Core, replica: &Replica) {
     if let Some(journal) = core.log().checkpoints.journal() {
         journal.give_up(|op, checksum| replica.has_given_up(op, checksum));
     }

@@ -388,11 +388,20 @@ impl ReplicaCore {
     }
 
     /// A checkpoint is durable: there is room in the log.
-    pub fn on_checkpoint(&self, op: Op, id: CheckpointId, roots: Vec<RootReference>) {
+    pub fn on_checkpoint(
+        &self,
+        core: &Core,
+        op: Op,
+        id: CheckpointId,
+        roots: Vec<RootReference>,
+    ) {
         if let Some(member) = &self.member {
             member.on_checkpoint(op, id, roots);
         }
         self.replica.borrow_mut().on_checkpoint(op, id);
+        if self.member.is_some() {
+            member::give_up(core, &self.replica.borrow());
+        }
         self.work.notify();
         self.room.notify();
     }
