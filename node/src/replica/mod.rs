@@ -388,13 +388,7 @@ impl ReplicaCore {
     }
 
     /// A checkpoint is durable: there is room in the log.
-    pub fn on_checkpoint(
-        &self,
-        core: &Core,
-        op: Op,
-        id: CheckpointId,
-        roots: Vec<RootReference>,
-    ) {
+    pub fn on_checkpoint(&self, core: &Core, op: Op, id: CheckpointId, roots: Vec<RootReference>) {
         if let Some(member) = &self.member {
             member.on_checkpoint(op, id, roots);
         }
