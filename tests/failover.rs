@@ -43,6 +43,7 @@ fn longest_pause(address: &str, stop: &AtomicBool) -> Duration {
     longest.max(last.elapsed())
 }
 
+#[expect(clippy::print_stdout, reason = "the figures are what this is for")]
 fn pauses(signal: &str, rounds: u32) -> Vec<Duration> {
     let mut cluster = Cluster::format(FLAGS);
     cluster.start_all();
