@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use wire::message::{
-    Block, Checkpoint, Commit, DoViewChange, Error, Hello, Ping, Prepare, PrepareOk, Purpose,
-    Reply, Request, StartView, Tail,
+    Block, Checkpoint, Commit, DoViewChange, Error, Forward, Forwarded, Hello, Ping, Prepare,
+    PrepareOk, Purpose, Reply, Request, StartView, Tail,
 };
 use wire::{
     CheckpointId, Checksum, ClientId, ClusterId, Command, Draft, Epoch, ErrorCode, HEADER_SIZE,
@@ -140,6 +140,8 @@ fn messages_of_view_change_and_repair_survive_a_round_trip() {
         primary: ReplicaId(5),
         primary_known: true,
     });
+    assert_round_trip(&Forward { number: 1 });
+    assert_round_trip(&Forwarded { number: 1, outcome_count: 2 });
 }
 
 #[test]
@@ -150,7 +152,7 @@ fn a_tail_is_only_its_own_commands() {
         assert_eq!(Command::from_u8(command as u8), Some(command));
     }
     assert_eq!(Command::from_u8(0), None);
-    assert_eq!(Command::from_u8(26), None);
+    assert_eq!(Command::from_u8(Command::ALL.len() as u8 + 1), None);
 }
 
 /// The layout of a prepare's header is on disk: these bytes may only change with the protocol.

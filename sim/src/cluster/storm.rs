@@ -26,6 +26,9 @@ use super::record::Record;
 use super::work::Mood;
 use crate::Violation;
 
+/// A slow disk becomes at most so many times as slow: what is begun then has to end within the time
+/// that a calm cluster is given to serve again.
+const SLOWER_MAX: u64 = 100;
 /// Ops that a member may lack before clients wait for it with their writes: fewer than a bar has,
 /// so that no checkpoint passes it.
 const LAG_MAX: u64 = 40;
@@ -259,6 +262,7 @@ impl<'a> Storm<'a> {
             5 if self.plan.slow_disks => {
                 self.faults.slow_disks += 1;
                 let factor = self.plan.disks[number] * self.dice.between(2, 60);
+                let factor = factor.min(SLOWER_MAX);
                 cluster.say(|| format!("the disk of member {number} is {factor} times as slow"));
                 cluster.world.set_disk_slower(host, factor);
                 self.quickens.insert(number, until);
